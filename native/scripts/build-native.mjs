@@ -1,0 +1,1 @@
+// Nothing to compile yet: the loader is TypeScript only.
