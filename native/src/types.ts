@@ -153,7 +153,7 @@ export interface FileStore {
   store(io: BlockIo & { readonly replace?: boolean }): Promise<BlockResult>;
   /** Load and verify by docs/block-format.md; CORRUPT files are moved to the quarantine. */
   load(io: BlockIo): Promise<BlockResult>;
-  /** One byte per key: 1 where the file exists. By stat, no reads. */
+  /** One byte per key: 1 where a regular file of an acceptable size (see `store`) is there. By stat, no reads. */
   exists(keys: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
   /** Names, sizes and modification times of the regular files in a folder (absolute path); empty if there is no such folder. */
   listFolder(folder: string): Promise<FolderListing>;
