@@ -1,0 +1,327 @@
+import { mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  type AuthorContext,
+  type AuthorOptions,
+  type BatchResult,
+  type BlockBatch,
+  countOutcome,
+  type KeyBatch,
+  KvferryError,
+  keyAt,
+  LookupState,
+  OffloadBackend,
+  Outcome,
+  outcomeCode,
+  packKeys,
+  type ScanEntry,
+  type ScanOptions,
+  selectKeys,
+  setOutcome,
+  toKvferryError,
+  type Usage,
+  uniformResult,
+} from "@kvferry/core";
+import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
+import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
+import { type Folders, foldersOf, leafFolders } from "./layout.js";
+import { posixManifest } from "./manifest.js";
+import { keyText, Presence } from "./presence.js";
+import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
+import { planStore } from "./store-plan.js";
+import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
+
+const FOOTER_BYTES = 4096;
+/** Keys whose file belongs to another namespace; the next store replaces it. Forgetting one costs a recomputation. */
+const FOREIGN_KEYS_MAX = 65_536;
+
+/** One file a block in a folder of any POSIX file system; docs/block-format.md. */
+export class PosixBackend extends OffloadBackend {
+  readonly #config: ResolvedPosixConfig;
+  readonly #writer: string = newWriterName();
+  readonly #foreign: Set<string> = new Set();
+  readonly #stopping: AbortController = new AbortController();
+  #folders: Folders | undefined;
+  #engine: FileEngine | undefined;
+  #store: FileStore | undefined;
+  #presence: Presence | undefined;
+  #sole: SoleWriter | undefined;
+  #indexing: Promise<void> = Promise.resolve();
+  /** Whether `#presence` holds every block of the folder. */
+  #complete = false;
+
+  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(config: PosixConfig) {
+    super(posixManifest);
+    this.#config = resolveConfig(config);
+  }
+
+  /** What the probe of the folder found; undefined before open. */
+  get probe(): { readonly direct: boolean; readonly publish: "link" | "rename" } | undefined {
+    return this.#store && { direct: this.#store.direct, publish: this.#store.publish };
+  }
+
+  protected override async _open(context: AuthorContext): Promise<void> {
+    const folders = foldersOf(this.#config, context.namespace);
+    this.#folders = folders;
+    await makeFolder(folders.blocks, this.#config.folderMode);
+    await makeFolder(folders.namespace, this.#config.folderMode);
+    this.#engine = this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
+    this.#store = await this.#openStore(folders, context, this.#engine);
+    await this.#describe(folders, context);
+    const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs());
+    if (removed > 0) context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
+    this.#presence = new Presence(context.keyBytes);
+    await this.#watchWriters(folders, context);
+    if (!this.#sole?.alone) this.#startIndexing();
+  }
+
+  protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
+    const states = new Uint8Array(keys.count);
+    const unknown = this.#index.lookup(keys, states);
+    if (unknown.length === 0 || this.#knowsAll) return states;
+    const asked = selectKeys(keys, unknown);
+    const found = await this.#files.exists(asked.bytes, signal);
+    for (const [i, position] of unknown.entries()) {
+      if (found[i] !== 1) continue;
+      states[position] = LookupState.HIT;
+      this.#index.add(keyAt(asked, i));
+    }
+    return states;
+  }
+
+  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    if (this.#config.capacityBytes !== undefined) await this.#indexing; // the bound counts what was there before
+    const plan = planStore(batch, this.#index, this.#foreign, this.#freeBlocks());
+    this.#index.beginStoring(plan.stored);
+    try {
+      for (const { positions, replace } of plan.parts) {
+        if (positions.length === 0) continue;
+        const part = selectBatch(batch, positions);
+        const result = await this.#files.store({ ...io(part, options), replace });
+        for (const [i, position] of positions.entries()) {
+          plan.result.outcomes[position] = result.outcomes[i] as number;
+          plan.result.codes[position] = result.codes[i] as number;
+        }
+        this.#noteStored(part.keys, result);
+      }
+    } finally {
+      this.#index.endStoring(plan.stored);
+    }
+    plan.copyTwins();
+    return plan.result;
+  }
+
+  protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const result = await this.#files.load(io(batch, options));
+    if (countOutcome(result, Outcome.LOADED) < batch.keys.count) this.#noteNotLoaded(batch.keys, result);
+    return result;
+  }
+
+  protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
+    const result = await this.#files.remove(keys.bytes, signal);
+    for (let i = 0; i < keys.count; i++) {
+      if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
+    }
+    return result;
+  }
+
+  protected override async *_scan(options: { pageEntriesMax: number } & ScanOptions): AsyncGenerator<readonly ScanEntry[]> {
+    let page: ScanEntry[] = [];
+    for await (const entry of this.#entries(options.signal)) {
+      page.push(entry);
+      if (page.length < options.pageEntriesMax) continue;
+      yield page;
+      page = [];
+    }
+    if (page.length > 0) yield page;
+  }
+
+  /** Counts the folder, unless this process is its only writer and knows. */
+  protected override async _usage(): Promise<Usage> {
+    const { capacityBytes } = this.#config;
+    await this.#indexing;
+    if (this.#knowsAll && !this.#config.adopt) {
+      return { bytes: this.#index.size * this.#fileBytes, blocks: this.#index.size, capacityBytes };
+    }
+    let bytes = 0;
+    let blocks = 0;
+    for await (const entry of this.#entries(undefined)) {
+      bytes += entry.bytes;
+      blocks++;
+    }
+    return { bytes, blocks, capacityBytes };
+  }
+
+  protected override async _close(): Promise<void> {
+    this.#stopping.abort();
+    this.#sole?.stop();
+    await this.#indexing;
+    this.#store?.close();
+    if (this.#config.engine === undefined) await this.#engine?.close();
+    if (this.#folders) await rm(join(this.#folders.writers, this.#writer), { recursive: true, force: true });
+  }
+
+  get #index(): Presence {
+    return this.#presence as Presence; // set by _open, before any call
+  }
+
+  get #files(): FileStore {
+    return this.#store as FileStore;
+  }
+
+  get #knowsAll(): boolean {
+    return this.#complete && this.#sole !== undefined && this.#sole.alone;
+  }
+
+  get #fileBytes(): number {
+    const { blockBytes } = this.context;
+    return Math.ceil(blockBytes / FOOTER_BYTES) * FOOTER_BYTES + FOOTER_BYTES;
+  }
+
+  #freeBlocks(): number {
+    const { capacityBytes } = this.#config;
+    if (capacityBytes === undefined) return Number.POSITIVE_INFINITY;
+    return Math.floor(capacityBytes / this.#fileBytes) - this.#index.size - this.#index.storing;
+  }
+
+  async #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
+    const { layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax } = this.#config;
+    try {
+      return await engine.openStore({
+        blocksFolder: folders.blocks,
+        tmpFolder: join(folders.writers, this.#writer),
+        quarantineFolder: folders.quarantine,
+        namespaceDigest: context.namespace.digest,
+        writer: this.#writer,
+        keyBytes: context.keyBytes,
+        blockBytes: context.blockBytes,
+        ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
+      });
+    } catch (thrown) {
+      const { code, message, context: facts } = thrown as { code?: string; message: string; context?: Record<string, unknown> };
+      throw new KvferryError((code ?? "INTERNAL") as KvferryError["code"], message, {
+        operation: "open",
+        cause: thrown,
+        context: { ...facts },
+      });
+    }
+  }
+
+  /** Leaves the identity where people and tools find it, and vLLM its own. */
+  async #describe(folders: Folders, context: AuthorContext): Promise<void> {
+    const mode = this.#config.fileMode;
+    const text = `${JSON.stringify({ digest: context.namespace.digestHex, keyBytes: context.keyBytes, blockBytes: context.blockBytes, fields: context.namespace.fields }, null, 2)}\n`;
+    const name = this.#config.layout === "vllm-fs" ? `namespace-${context.namespace.digestHex}.json` : "namespace.json";
+    await writeWhole(join(folders.namespace, name), text, join(folders.writers, this.#writer, name), mode);
+    const { vllmFs } = this.#config;
+    if (this.#config.layout !== "vllm-fs" || vllmFs === undefined) return;
+    const vllmFolder = join(this.#config.root, vllmFs.base);
+    await makeFolder(vllmFolder, this.#config.folderMode);
+    await writeFile(join(vllmFolder, "config.json"), vllmFs.config, { flag: "wx", mode }).catch((thrown: NodeJS.ErrnoException) => {
+      if (thrown.code !== "EEXIST") throw toKvferryError(thrown, "open");
+    });
+  }
+
+  async #watchWriters(folders: Folders, context: AuthorContext): Promise<void> {
+    const { nowMs } = context.clock;
+    this.#sole = new SoleWriter({
+      folder: folders.writers,
+      own: this.#writer,
+      nowMs,
+      onAlone: () => this.#startIndexing(),
+    });
+    const others = await livingWriters(folders.writers, this.#writer, nowMs());
+    if (others.length > 0) await new Promise((resolve) => setTimeout(resolve, NOTICE_MS));
+    // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
+    if (this.#config.layout === "kvferry") await this.#sole.start();
+  }
+
+  #startIndexing(): void {
+    this.#complete = false;
+    const previous = this.#indexing;
+    this.#indexing = (async () => {
+      await previous;
+      try {
+        for await (const { key } of this.#entries(this.#stopping.signal)) this.#index.add(key);
+        this.#complete = !this.#stopping.signal.aborted;
+      } catch (thrown) {
+        if (this.#stopping.signal.aborted) return;
+        this.context.logger.warn({ err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks }, "could not list the blocks; lookups ask the file system");
+      }
+    })();
+  }
+
+  async *#entries(signal: AbortSignal | undefined): AsyncGenerator<ScanEntry> {
+    const { blocks } = this.#folders as Folders;
+    const { keyBytes, blockBytes } = this.context;
+    for await (const leaf of leafFolders(this.#config.layout, blocks, keyBytes)) {
+      signal?.throwIfAborted();
+      const listing = await this.#files.listFolder(leaf.path);
+      for (const [i, name] of listing.names.entries()) {
+        const bytes = listing.bytes[i] as number;
+        if (bytes !== this.#fileBytes && !(this.#config.adopt && bytes === blockBytes)) continue;
+        const key = leaf.keyOf(name);
+        const at = listing.modifiedAtMs[i] as number;
+        if (key) yield { key, bytes, storedAtMs: at, usedAtMs: at };
+      }
+    }
+  }
+
+  #noteStored(keys: KeyBatch, result: BatchResult): void {
+    for (let i = 0; i < keys.count; i++) {
+      const outcome = result.outcomes[i];
+      if (outcome === Outcome.STORED || outcome === Outcome.PRESENT) this.#index.add(keyAt(keys, i));
+    }
+  }
+
+  #noteNotLoaded(keys: KeyBatch, result: BatchResult): void {
+    const corrupt: Uint8Array[] = [];
+    for (let i = 0; i < keys.count; i++) {
+      const outcome = result.outcomes[i];
+      if (outcome !== Outcome.MISS && outcome !== Outcome.CORRUPT) continue;
+      const key = keyAt(keys, i);
+      this.#index.delete(key);
+      if (outcome === Outcome.CORRUPT) corrupt.push(key);
+      else if (outcomeCode(result, i) !== undefined) this.#noteForeign(key);
+    }
+    if (corrupt.length === 0) return;
+    const { logger } = this.context;
+    logger.warn({ blocks: corrupt.length, quarantine: this.#folders?.quarantine }, "damaged blocks were found and set aside");
+    this.announceRemoved(packKeys(corrupt), "corrupt");
+  }
+
+  #noteForeign(key: Uint8Array): void {
+    if (this.#foreign.size >= FOREIGN_KEYS_MAX) this.#foreign.clear();
+    this.#foreign.add(keyText(key));
+  }
+}
+
+function io(batch: BlockBatch, { signal, priority }: AuthorOptions) {
+  const { keys, region, slots } = batch;
+  return { keys: keys.bytes, memory: region.bytes, rowBytes: region.rowBytes, slots, signal, priority };
+}
+
+function selectBatch(batch: BlockBatch, positions: readonly number[]): BlockBatch {
+  if (positions.length === batch.keys.count) return batch;
+  const slots = Uint32Array.from(positions, (position) => batch.slots[position] as number);
+  return { keys: selectKeys(batch.keys, positions), region: batch.region, slots };
+}
+
+async function makeFolder(path: string, mode: number): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true, mode });
+  } catch (thrown) {
+    throw toKvferryError(thrown, "open", { path });
+  }
+}
+
+async function writeWhole(path: string, text: string, unfinished: string, mode: number): Promise<void> {
+  try {
+    await writeFile(unfinished, text, { mode });
+    await rename(unfinished, path);
+  } catch (thrown) {
+    await rm(unfinished, { force: true });
+    throw toKvferryError(thrown, "open", { path });
+  }
+}

@@ -1,0 +1,78 @@
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { GROUP_BYTES, type Namespace } from "@kvferry/core";
+import type { LayoutName } from "@kvferry/native";
+import type { ResolvedPosixConfig } from "./config.js";
+
+/** The folders of one namespace below a root; docs/block-format.md, "Paths". */
+export interface Folders {
+  readonly namespace: string;
+  readonly blocks: string;
+  /** One folder a writer: its named temporary files, and the sign that it is there. */
+  readonly writers: string;
+  readonly quarantine: string;
+}
+
+export function foldersOf(config: ResolvedPosixConfig, namespace: Namespace): Folders {
+  if (config.layout === "vllm-fs" && config.vllmFs !== undefined) {
+    const blocks = join(config.root, `${config.vllmFs.base}_r${config.vllmFs.rank}`);
+    const own = join(blocks, ".kvferry");
+    return { namespace: own, blocks, writers: join(own, "tmp"), quarantine: join(own, "quarantine") };
+  }
+  const own = join(config.root, namespace.digestHex);
+  return { namespace: own, blocks: join(own, "blocks"), writers: join(own, "tmp"), quarantine: join(own, "quarantine") };
+}
+
+/** A folder that holds blocks, and the key of each name in it. */
+export interface LeafFolder {
+  readonly path: string;
+  /** The key of a file name, or undefined for a file that is no block of this namespace. */
+  keyOf(name: string): Uint8Array | undefined;
+}
+
+/** Every folder that can hold blocks, in no order. */
+export async function* leafFolders(layout: LayoutName, blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
+  if (layout === "kvferry") yield* kvferryLeaves(blocks, keyBytes);
+  else yield* vllmFsLeaves(blocks, keyBytes);
+}
+
+async function* kvferryLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
+  for (const folder of await foldersNamed(blocks, /^[0-9a-f]{2}$/)) {
+    yield { path: join(blocks, folder), keyOf: (name) => hexStem(name, ".kvb", keyBytes) };
+  }
+}
+
+async function* vllmFsLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
+  for (const outer of await foldersNamed(blocks, /^[0-9a-f]{3}$/)) {
+    for (const inner of await foldersNamed(join(blocks, outer), /^[0-9a-f]{1,2}_g[0-9]{1,10}$/)) {
+      const group = Number(inner.slice(inner.indexOf("_g") + 2));
+      if (group > 0xffff_ffff) continue;
+      yield {
+        path: join(blocks, outer, inner),
+        keyOf(name) {
+          const hash = hexStem(name, ".bin", keyBytes - GROUP_BYTES);
+          if (hash === undefined) return undefined;
+          const key = Buffer.alloc(keyBytes);
+          key.set(hash);
+          key.writeUInt32BE(group, keyBytes - GROUP_BYTES);
+          return key;
+        },
+      };
+    }
+  }
+}
+
+async function foldersNamed(parent: string, pattern: RegExp): Promise<string[]> {
+  try {
+    return (await readdir(parent)).filter((name) => pattern.test(name));
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return []; // went away, or was never made
+    throw thrown;
+  }
+}
+
+function hexStem(name: string, suffix: string, bytes: number): Uint8Array | undefined {
+  if (name.length !== bytes * 2 + suffix.length || !name.endsWith(suffix)) return undefined;
+  const stem = name.slice(0, bytes * 2);
+  return /^[0-9a-f]+$/.test(stem) ? Buffer.from(stem, "hex") : undefined;
+}
