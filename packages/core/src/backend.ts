@@ -1,35 +1,18 @@
+import { type AuthorOptions, abortCode, abortError, type CallOptions, callLimit, type Priority } from "./call.js";
 import { type ErrorCode, KvferryError, toKvferryError } from "./errors.js";
 import { KEY_BYTES_MIN, type KeyBatch } from "./keys.js";
 import type { Capabilities, Manifest } from "./manifest.js";
 import type { Namespace } from "./namespace.js";
-import type { BatchResult } from "./outcomes.js";
+import { type BatchResult, Outcome, uniformResult } from "./outcomes.js";
 import type { Region } from "./region.js";
 import { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";
+import { type AuthorScanOptions, type ScanOptions, type ScanPage, ScanRun } from "./scan.js";
 
 /** Blocks to move: key i belongs to slot `slots[i]` of the region. */
 export interface BlockBatch {
   readonly keys: KeyBatch;
   readonly region: Region;
   readonly slots: Uint32Array;
-}
-
-export type Priority = "load" | "store";
-
-/** Options of every call. */
-export interface CallOptions {
-  /** Ends the call early: what has not begun ends as FAILED(ABORTED), what is under way is finished, unless abandonable. */
-  readonly signal?: AbortSignal;
-  /** Ms from now after which the call ends the same way with FAILED(DEADLINE). */
-  readonly deadlineMs?: number;
-  /** Loads go before stores; default: what the call is. */
-  readonly priority?: Priority;
-}
-
-/** What an author's `_` methods receive. */
-export interface AuthorOptions {
-  /** Aborted by the caller or by the deadline; `abortCode(signal)` says which. */
-  readonly signal: AbortSignal | undefined;
-  readonly priority: Priority;
 }
 
 /** Given to `open`. */
@@ -47,22 +30,6 @@ export interface OpenContext {
 /** The context as `_open` gets it: everything is there. */
 export type AuthorContext = Required<Omit<OpenContext, "signal">> & Pick<OpenContext, "signal">;
 
-export interface ScanEntry {
-  readonly key: Uint8Array;
-  /** Bytes on storage, everything included. */
-  readonly bytes: number;
-  /** Wall clock, ms. */
-  readonly storedAtMs: number;
-  /** Last known use, ms; at least storedAtMs. */
-  readonly usedAtMs: number;
-}
-
-export interface ScanOptions {
-  readonly signal?: AbortSignal;
-  /** Entries a page, at most; default 1,024. */
-  readonly pageEntriesMax?: number;
-}
-
 export interface Usage {
   /** Bytes on storage, everything included. */
   readonly bytes: number;
@@ -75,7 +42,8 @@ export interface Usage {
 export type RemovalReason = "evicted" | "corrupt" | "removed";
 export type RemovalListener = (keys: KeyBatch, reason: RemovalReason) => void;
 
-type State = "new" | "opening" | "open" | "closing" | "closed";
+/** "closing" from the moment that close() is called. */
+export type BackendState = "new" | "opening" | "open" | "closing" | "closed";
 
 const SCAN_PAGE_ENTRIES = 1024;
 
@@ -90,20 +58,22 @@ const SCAN_PAGE_ENTRIES = 1024;
 export abstract class OffloadBackend {
   /** What this backend can do; data, frozen, the same for its whole life. */
   readonly manifest: Manifest;
-  #state: State = "new";
+  #state: BackendState = "new";
   #context: AuthorContext | undefined;
   #inFlight = 0;
   #idle: (() => void) | undefined;
   #opening: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
   readonly #removalListeners: Set<RemovalListener> = new Set();
+  /** Scans that have begun and not ended; most wait for their reader. */
+  readonly #scans: Set<ScanRun> = new Set();
 
   protected constructor(manifest: Manifest) {
     this.manifest = manifest;
   }
 
-  get state(): State {
-    return this.#state;
+  get state(): BackendState {
+    return this.#closing !== undefined && this.#state !== "closed" ? "closing" : this.#state;
   }
 
   /** Calls under way. */
@@ -114,15 +84,16 @@ export abstract class OffloadBackend {
   /** The context given to `open`.
    * @throws KvferryError NOT_OPEN before it. */
   get context(): AuthorContext {
-    if (this.#context === undefined) throw new KvferryError("NOT_OPEN", `${this.manifest.name}: open() has not been called`);
+    if (this.#context === undefined)
+      throw new KvferryError("NOT_OPEN", `${this.manifest.name}: open() has not been called`);
     return this.#context;
   }
 
   /** Makes the backend ready; a second call is misuse. After a failure the instance is closed.
    * @throws KvferryError INVALID_ARGUMENT, or what `_open` throws. */
   async open(context: OpenContext): Promise<void> {
-    if (this.#state !== "new") {
-      throw new KvferryError("INVALID_ARGUMENT", `${this.manifest.name}: open() on a backend that is ${this.#state}`, { operation: "open" });
+    if (this.state !== "new") {
+      throw misuse("open", `${this.manifest.name}: open() on a backend that is ${this.state}`, "state");
     }
     this.#checkContext(context);
     this.#state = "opening";
@@ -131,12 +102,17 @@ export abstract class OffloadBackend {
     await this.#opening;
   }
 
-  /** One LookupState byte per key, in order. Never touches payloads. */
+  /** One LookupState byte per key, in order. Never touches payloads. It has no outcome for a single key, so a lookup that fails
+   * or is cut short rejects; whoever asks may take that as "all MISS". */
   async lookup(keys: KeyBatch, options: CallOptions = {}): Promise<Uint8Array> {
     this.#checkOpen("lookup");
     this.#checkKeys(keys, "lookup");
     if (keys.count === 0) return new Uint8Array(0);
-    return this.#run("lookup", options, "load", (author) => this._lookup(keys, author));
+    return this.#run("lookup", options, "load", async (author) => {
+      const states = await this._lookup(keys, author);
+      this.#checkLength("lookup", states.length, keys);
+      return states;
+    });
   }
 
   /** Stores each slot's block under its key. Outcomes: STORED, PRESENT (was there; the bytes are not compared), DROPPED (not wanted
@@ -145,7 +121,7 @@ export abstract class OffloadBackend {
     this.#checkOpen("store");
     this.#checkBatch(batch, "store");
     if (batch.keys.count === 0) return emptyResult();
-    return this.#run("store", options, "store", (author) => this._store(batch, author));
+    return this.#runBatch("store", batch.keys, options, (author) => this._store(batch, author));
   }
 
   /** Loads each key's block into its slot. Outcomes: LOADED (all bytes are there and, with `verifiesPayload`, checked), MISS, CORRUPT,
@@ -154,7 +130,7 @@ export abstract class OffloadBackend {
     this.#checkOpen("load");
     this.#checkBatch(batch, "load");
     if (batch.keys.count === 0) return emptyResult();
-    return this.#run("load", options, "load", (author) => this._load(batch, author));
+    return this.#runBatch("load", batch.keys, options, (author) => this._load(batch, author));
   }
 
   /** Outcomes: REMOVED, MISS, FAILED. Needs `capabilities.remove`. */
@@ -163,19 +139,21 @@ export abstract class OffloadBackend {
     this.#checkOpen("remove");
     this.#checkKeys(keys, "remove");
     if (keys.count === 0) return emptyResult();
-    return this.#run("remove", options, "store", (author) => this._remove(keys, author));
+    return this.#runBatch("remove", keys, options, (author) => this._remove(keys, author));
   }
 
   /** Every block that was there from the scan's start to its end, exactly once; blocks that come or go meanwhile may be listed.
-   * Needs `capabilities.scan`. Throws synchronously for misuse. */
-  scan(options: ScanOptions = {}): AsyncIterable<readonly ScanEntry[]> {
+   * Needs `capabilities.scan`. Throws synchronously for misuse. A reader may pause between pages as long as it likes; when the
+   * backend is closed meanwhile, the next page rejects with CLOSED. */
+  scan(options: ScanOptions = {}): AsyncIterableIterator<ScanPage> {
     this.#checkCapability("scan");
     this.#checkOpen("scan");
     const pageEntriesMax = options.pageEntriesMax ?? SCAN_PAGE_ENTRIES;
     if (!Number.isSafeInteger(pageEntriesMax) || pageEntriesMax < 1) {
-      throw new KvferryError("INVALID_ARGUMENT", `scan: pageEntriesMax must be a positive whole number, got ${pageEntriesMax}`);
+      throw misuse("scan", `pageEntriesMax must be a positive whole number, got ${pageEntriesMax}`, "pageEntriesMax");
     }
-    return this.#scanPages({ ...options, pageEntriesMax });
+    const source = (): AsyncIterable<ScanPage> => this._scan({ ...options, pageEntriesMax });
+    return new ScanRun(source, this.#scanHost, options.signal);
   }
 
   /** Needs `capabilities.usage`. */
@@ -185,7 +163,8 @@ export abstract class OffloadBackend {
     return this.#run("usage", {}, "store", () => this._usage());
   }
 
-  /** Lets calls under way finish, then releases everything. New calls are refused with CLOSED from now on. May be called twice. */
+  /** Lets calls under way finish, then releases everything. New calls are refused with CLOSED from now on. May be called twice; also
+   * before `open`, and while it runs. */
   close(): Promise<void> {
     this.#closing ??= this.#runClose();
     return this.#closing;
@@ -208,7 +187,7 @@ export abstract class OffloadBackend {
     throw this.#notWritten("remove");
   }
 
-  protected _scan(_options: Required<Pick<ScanOptions, "pageEntriesMax">> & ScanOptions): AsyncIterable<readonly ScanEntry[]> {
+  protected _scan(_options: AuthorScanOptions): AsyncIterable<ScanPage> {
     throw this.#notWritten("scan");
   }
 
@@ -216,20 +195,28 @@ export abstract class OffloadBackend {
     throw this.#notWritten("usage");
   }
 
-  /** For authors: tells listeners that blocks went away. */
+  /** For authors: tells listeners that blocks went away. A listener that throws harms nobody else. */
   protected announceRemoved(keys: KeyBatch, reason: RemovalReason): void {
-    for (const listener of this.#removalListeners) listener(keys, reason);
+    for (const listener of this.#removalListeners) {
+      try {
+        listener(keys, reason);
+      } catch (err) {
+        this.#context?.logger.error({ err, backend: this.manifest.name }, "a listener for removed blocks has thrown");
+      }
+    }
   }
 
   async #runOpen(context: AuthorContext): Promise<void> {
+    const { signal } = context;
     try {
-      context.signal?.throwIfAborted();
+      if (signal?.aborted) throw abortError(signal, "open");
       await this._open(context);
       this.#state = "open";
     } catch (thrown) {
       this.#state = "closed";
       await this._close().catch(() => {}); // the first error is the one that explains
-      throw toKvferryError(thrown, "open");
+      if (signal?.aborted && thrown === signal.reason) throw abortError(signal, "open");
+      throw toKvferryError(thrown, "open", { backend: this.manifest.name });
     }
   }
 
@@ -239,44 +226,83 @@ export abstract class OffloadBackend {
       this.#state = "closed";
       return;
     }
-    this.#state = "closing";
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
         this.#idle = resolve;
       });
     }
+    for (const scan of this.#scans) await scan.cutOff().catch(() => {}); // its reader hears of it as CLOSED
     try {
       await this._close();
     } finally {
       this.#state = "closed";
+      this.#scans.clear();
       this.#removalListeners.clear();
     }
   }
 
-  async #run<T>(operation: string, options: CallOptions, priority: Priority, call: (author: AuthorOptions) => Promise<T>): Promise<T> {
-    const limit = callLimit(options, operation);
+  /** A call with an outcome for each key: what its signal cut short is an outcome too. */
+  async #runBatch(
+    operation: "store" | "load" | "remove",
+    keys: KeyBatch,
+    options: CallOptions,
+    call: (author: AuthorOptions) => Promise<BatchResult>,
+  ): Promise<BatchResult> {
+    const cutShort = (signal: AbortSignal): BatchResult => uniformResult(keys.count, Outcome.FAILED, abortCode(signal));
+    const priority = operation === "load" ? "load" : "store";
+    return this.#run(
+      operation,
+      options,
+      priority,
+      async (author) => {
+        const result = await call(author);
+        this.#checkLength(operation, result.outcomes.length, keys);
+        this.#checkLength(operation, result.codes.length, keys);
+        return result;
+      },
+      cutShort,
+    );
+  }
+
+  async #run<T>(
+    operation: string,
+    options: CallOptions,
+    priority: Priority,
+    call: (author: AuthorOptions) => Promise<T>,
+    cutShort?: (signal: AbortSignal) => T,
+  ): Promise<T> {
+    const { signal, release } = callLimit(options, operation);
     this.#inFlight++;
     try {
-      return await call({ signal: limit.signal, priority: options.priority ?? priority });
+      signal?.throwIfAborted();
+      return await call({ signal, priority: options.priority ?? priority });
     } catch (thrown) {
+      if (signal?.aborted && isCutShort(thrown, signal)) {
+        if (cutShort !== undefined) return cutShort(signal);
+        throw abortError(signal, operation);
+      }
       throw toKvferryError(thrown, operation, { backend: this.manifest.name });
     } finally {
-      limit.release();
+      release();
       this.#ended();
     }
   }
 
-  async *#scanPages(options: Required<Pick<ScanOptions, "pageEntriesMax">> & ScanOptions): AsyncGenerator<readonly ScanEntry[]> {
-    this.#checkOpen("scan");
-    this.#inFlight++;
-    try {
-      yield* this._scan(options);
-    } catch (thrown) {
-      throw toKvferryError(thrown, "scan", { backend: this.manifest.name });
-    } finally {
+  readonly #scanHost = {
+    begin: (scan: ScanRun): void => {
+      this.#checkOpen("scan");
+      this.#scans.add(scan);
+      this.#inFlight++;
+    },
+    end: (scan: ScanRun): void => {
+      if (scan.ended) this.#scans.delete(scan);
       this.#ended();
-    }
-  }
+    },
+    forget: (scan: ScanRun): void => {
+      this.#scans.delete(scan);
+    },
+    error: (thrown: unknown): KvferryError => toKvferryError(thrown, "scan", { backend: this.manifest.name }),
+  };
 
   #ended(): void {
     this.#inFlight--;
@@ -284,9 +310,10 @@ export abstract class OffloadBackend {
   }
 
   #checkOpen(operation: string): void {
-    if (this.#state === "open") return;
-    const code: ErrorCode = this.#state === "closing" || this.#state === "closed" ? "CLOSED" : "NOT_OPEN";
-    throw new KvferryError(code, `${this.manifest.name}: ${operation}() on a backend that is ${this.#state}`, { operation });
+    const { state } = this;
+    if (state === "open") return;
+    const code: ErrorCode = state === "closing" || state === "closed" ? "CLOSED" : "NOT_OPEN";
+    throw new KvferryError(code, `${this.manifest.name}: ${operation}() on a backend that is ${state}`, { operation });
   }
 
   #checkCapability(name: keyof Capabilities): void {
@@ -295,7 +322,20 @@ export abstract class OffloadBackend {
   }
 
   #notWritten(name: string): KvferryError {
-    return new KvferryError("INTERNAL", `${this.manifest.name}: the manifest promises ${name}, but _${name} is not written`, { operation: name });
+    return new KvferryError(
+      "INTERNAL",
+      `${this.manifest.name}: the manifest promises ${name}, but _${name} is not written`,
+      { operation: name },
+    );
+  }
+
+  /** An author's mistake must not reach the caller as outcomes that belong to other keys. */
+  #checkLength(operation: string, length: number, keys: KeyBatch): void {
+    if (length === keys.count) return;
+    const { name } = this.manifest;
+    throw new KvferryError("INTERNAL", `${name}: _${operation} answered ${length} keys of ${keys.count}`, {
+      operation,
+    });
   }
 
   #checkContext(context: OpenContext): void {
@@ -307,10 +347,18 @@ export abstract class OffloadBackend {
   #checkKeys(keys: KeyBatch, operation: string): void {
     const { keyBytes } = this.context;
     if (keys.stride !== keyBytes) {
-      throw misuse(operation, `keys have a stride of ${keys.stride} bytes, the backend was opened with keyBytes ${keyBytes}`, "keys.stride");
+      throw misuse(
+        operation,
+        `keys have a stride of ${keys.stride} bytes, the backend was opened with keyBytes ${keyBytes}`,
+        "keys.stride",
+      );
     }
     if (!Number.isSafeInteger(keys.count) || keys.count < 0 || keys.bytes.length !== keys.count * keys.stride) {
-      throw misuse(operation, `keys: ${keys.bytes.length} bytes are not ${keys.count} keys of ${keys.stride}`, "keys.bytes");
+      throw misuse(
+        operation,
+        `keys: ${keys.bytes.length} bytes are not ${keys.count} keys of ${keys.stride}`,
+        "keys.bytes",
+      );
     }
     const { batchKeysMax } = this.manifest.limits;
     if (keys.count > batchKeysMax) {
@@ -324,10 +372,18 @@ export abstract class OffloadBackend {
       throw misuse(operation, `${slots.length} slots for ${keys.count} keys`, "slots");
     }
     if (region.rowBytes < this.context.blockBytes) {
-      throw misuse(operation, `the region's rows have ${region.rowBytes} bytes, a block needs ${this.context.blockBytes}`, "region.rowBytes");
+      throw misuse(
+        operation,
+        `the region's rows have ${region.rowBytes} bytes, a block needs ${this.context.blockBytes}`,
+        "region.rowBytes",
+      );
     }
     if (region.bytes.length < region.rows * region.rowBytes) {
-      throw misuse(operation, `the region has ${region.bytes.length} bytes, less than ${region.rows} rows of ${region.rowBytes}`, "region.bytes");
+      throw misuse(
+        operation,
+        `the region has ${region.bytes.length} bytes, less than ${region.rows} rows of ${region.rowBytes}`,
+        "region.bytes",
+      );
     }
     for (let i = 0; i < slots.length; i++) {
       if ((slots[i] as number) >= region.rows) {
@@ -337,38 +393,11 @@ export abstract class OffloadBackend {
   }
 }
 
-/** DEADLINE or ABORTED: why a signal that is aborted was. */
-export function abortCode(signal: AbortSignal): "DEADLINE" | "ABORTED" {
-  const reason: unknown = signal.reason;
-  if (reason instanceof KvferryError && reason.code === "DEADLINE") return "DEADLINE";
-  return (reason as { name?: unknown } | undefined)?.name === "TimeoutError" ? "DEADLINE" : "ABORTED";
-}
-
-interface CallLimit {
-  signal: AbortSignal | undefined;
-  release(): void;
-}
-
-const unlimited: CallLimit = Object.freeze({ signal: undefined, release() {} });
-
-function callLimit({ signal, deadlineMs }: CallOptions, operation: string): CallLimit {
-  if (deadlineMs === undefined) return signal === undefined ? unlimited : { signal, release() {} };
-  if (!(deadlineMs >= 0)) throw misuse(operation, `deadlineMs must be 0 or more, got ${deadlineMs}`, "deadlineMs");
-  const controller = new AbortController();
-  const onAbort = (): void => controller.abort(signal?.reason);
-  if (signal?.aborted) onAbort();
-  signal?.addEventListener("abort", onAbort, { once: true });
-  const expire = (): void =>
-    controller.abort(new KvferryError("DEADLINE", `${operation}: the deadline of ${deadlineMs} ms has passed`, { operation }));
-  const timer = setTimeout(expire, Math.min(deadlineMs, 2 ** 31 - 1));
-  if (deadlineMs === 0) expire();
-  return {
-    signal: controller.signal,
-    release() {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    },
-  };
+/** Whether what was thrown says no more than that the signal was aborted. */
+function isCutShort(thrown: unknown, signal: AbortSignal): boolean {
+  if (thrown === signal.reason) return true;
+  const { name, code } = (thrown ?? {}) as { name?: unknown; code?: unknown };
+  return name === "AbortError" || name === "TimeoutError" || code === "ABORTED" || code === "DEADLINE";
 }
 
 function checkRange(field: string, value: number, min: number, max: number): void {

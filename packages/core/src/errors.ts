@@ -25,13 +25,15 @@ export const ERROR_CODES = {
   PROTOCOL: { number: 18, status: "permanent" },
   TOO_MANY_FILES: { number: 19, status: "temporary" },
   CORRUPT: { number: 20, status: "permanent" },
-} as const satisfies Record<string, { number: number; status: ErrorStatus }>;
+} as const;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
 
+const facts: Readonly<Record<ErrorCode, { readonly number: number; readonly status: ErrorStatus }>> = ERROR_CODES;
+
 const codeByNumber: readonly (ErrorCode | undefined)[] = (() => {
   const table: (ErrorCode | undefined)[] = [];
-  for (const [code, { number }] of Object.entries(ERROR_CODES)) table[number] = code as ErrorCode;
+  for (const [code, { number }] of Object.entries(facts)) table[number] = code as ErrorCode;
   return table;
 })();
 
@@ -111,7 +113,11 @@ const codeByErrno: Readonly<Record<string, ErrorCode>> = {
 const ESTALE_ERRNO = -116; // Node has no name for it: "Unknown system error -116"
 
 /** Anything thrown, as a KvferryError: system errors by their errno, everything unknown as INTERNAL. */
-export function toKvferryError(thrown: unknown, operation: string, context: Record<string, unknown> = {}): KvferryError {
+export function toKvferryError(
+  thrown: unknown,
+  operation: string,
+  context: Record<string, unknown> = {},
+): KvferryError {
   if (thrown instanceof KvferryError) return thrown;
   const error = thrown as { code?: unknown; errno?: unknown; message?: unknown; name?: unknown; path?: unknown };
   const details = {

@@ -18,7 +18,10 @@ export interface KeyBatch {
  * @throws KvferryError INVALID_ARGUMENT if the length is no multiple of the stride. */
 export function packedKeys(bytes: Uint8Array, stride: number): KeyBatch {
   if (!Number.isInteger(stride) || stride < KEY_BYTES_MIN || stride > KEY_BYTES_MAX) {
-    throw new KvferryError("INVALID_ARGUMENT", `key stride must be ${KEY_BYTES_MIN} to ${KEY_BYTES_MAX} bytes, got ${stride}`);
+    throw new KvferryError(
+      "INVALID_ARGUMENT",
+      `key stride must be ${KEY_BYTES_MIN} to ${KEY_BYTES_MAX} bytes, got ${stride}`,
+    );
   }
   if (bytes.length % stride !== 0) {
     throw new KvferryError("INVALID_ARGUMENT", `keys: ${bytes.length} bytes are no multiple of the stride ${stride}`);

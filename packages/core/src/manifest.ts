@@ -10,7 +10,10 @@ export interface Capabilities {
   readonly usage: boolean;
   /** Bytes move between region and storage without a copy in user space. */
   readonly zeroCopy: boolean;
-  /** A call can return at its deadline although its I/O has not ended, because that I/O never touches a slot afterwards. */
+  /** A store or load can be left alone at its deadline. From the moment that its signal is aborted (the listeners have returned) its I/O
+   * neither reads nor writes a slot, a key or anything else of the caller's, however long that I/O hangs; and the call ends at
+   * once. Backends that move bytes through buffers of their own can promise this; one that lets the kernel
+   * write into a slot cannot. */
   readonly abandonable: boolean;
   /** A block stored by one host is found by others. */
   readonly sharedAcrossHosts: boolean;

@@ -68,14 +68,19 @@ export function createNamespace(input: unknown): Namespace {
   };
   refuseUnknown(source, fields, "");
   const digest = createHash("sha256").update(canonicalJson(fields)).digest();
-  return Object.freeze({ fields: Object.freeze(fields), digest: new Uint8Array(digest), digestHex: digest.toString("hex") });
+  return Object.freeze({
+    fields: Object.freeze(fields),
+    digest: new Uint8Array(digest),
+    digestHex: digest.toString("hex"),
+  });
 }
 
 /** JSON with sorted keys, no white space, integers only: equal values give equal text in every language. */
 export function canonicalJson(value: unknown): string {
   if (value === null || typeof value === "string" || typeof value === "boolean") return JSON.stringify(value);
   if (typeof value === "number") {
-    if (!Number.isSafeInteger(value)) throw new KvferryError("INVALID_ARGUMENT", `canonical JSON takes integers, got ${value}`);
+    if (!Number.isSafeInteger(value))
+      throw new KvferryError("INVALID_ARGUMENT", `canonical JSON takes integers, got ${value}`);
     return String(value);
   }
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(",")}]`;
@@ -105,7 +110,7 @@ function groupsOf(source: Record<string, unknown>): NamespaceGroup[] {
 }
 
 function parallelOf(source: Record<string, unknown>): NamespaceParallel | null {
-  const value = source["parallel"];
+  const value = source.parallel;
   if (value === null) return null;
   if (value === undefined) throw missing("parallel", "null where the bytes do not depend on it");
   const parallel = record(value, "parallel");
@@ -164,7 +169,7 @@ function whole(source: Record<string, unknown>, name: string, min: number, prefi
 
 function refuseUnknown(source: Record<string, unknown>, known: object, prefix: string): void {
   for (const name of Object.keys(source)) {
-    if (!(name in known)) throw invalid(prefix + name, "is not a field of a namespace");
+    if (!Object.hasOwn(known, name)) throw invalid(prefix + name, "is not a field of a namespace");
   }
 }
 

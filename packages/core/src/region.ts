@@ -17,9 +17,16 @@ const PAGE_BYTES = 4096;
  * @throws KvferryError INVALID_ARGUMENT for sizes that are not positive integers. */
 export function createMemoryRegion(rows: number, rowBytes: number): Region {
   if (!Number.isSafeInteger(rows) || rows < 1 || !Number.isSafeInteger(rowBytes) || rowBytes < 1) {
-    throw new KvferryError("INVALID_ARGUMENT", `a region needs positive whole rows and rowBytes, got ${rows} and ${rowBytes}`);
+    throw new KvferryError(
+      "INVALID_ARGUMENT",
+      `a region needs positive whole rows and rowBytes, got ${rows} and ${rowBytes}`,
+    );
   }
-  const bytes = new Uint8Array(new ArrayBuffer(Math.ceil((rows * rowBytes) / PAGE_BYTES) * PAGE_BYTES), 0, rows * rowBytes);
+  const bytes = new Uint8Array(
+    new ArrayBuffer(Math.ceil((rows * rowBytes) / PAGE_BYTES) * PAGE_BYTES),
+    0,
+    rows * rowBytes,
+  );
   return Object.freeze({ rows, rowBytes, bytes });
 }
 
