@@ -1,0 +1,189 @@
+import {
+  ERROR_CODES,
+  type ErrorCode,
+  KEY_BYTES_MAX,
+  KEY_BYTES_MIN,
+  KvferryError,
+  type RemovalReason,
+} from "@kvferry/core";
+import { Fields } from "./fields.js";
+import { REQUEST_ID_MAX } from "./limits.js";
+import type {
+  ClientMessage,
+  ErrorMessage,
+  HelloMessage,
+  LoadMessage,
+  RegionDescription,
+  ServerMessage,
+  StoreMessage,
+  VllmFsNames,
+  WelcomeMessage,
+} from "./messages.js";
+import { decodeBody } from "./msgpack.js";
+
+const TEXT_LENGTH_MAX = 256;
+const PATH_LENGTH_MAX = 4096;
+const CONFIG_LENGTH_MAX = 2 ** 19;
+const REASONS: readonly string[] = ["evicted", "corrupt", "removed"] satisfies RemovalReason[];
+
+/** Decodes and checks the body of a frame that a client sent. Bytes are views of `body`.
+ * @throws KvferryError PROTOCOL; `context.field` names the field that is missing or wrong. */
+export function decodeClientMessage(body: Uint8Array): ClientMessage {
+  const fields = new Fields(decodeBody(body));
+  const type = fields.text("t", TEXT_LENGTH_MAX);
+  switch (type) {
+    case "lookup":
+      return { t: "lookup", id: idOf(fields), keys: fields.binary("keys") };
+    case "store":
+    case "load":
+      return transfer(type, fields);
+    case "cancel":
+      return { t: "cancel", id: idOf(fields), target: fields.integer("target", 0, REQUEST_ID_MAX) };
+    case "ping":
+      return { t: "ping", id: idOf(fields) };
+    case "hello":
+      return hello(fields);
+    default:
+      throw fields.wrong("t", `is '${type.slice(0, 32)}', which is no message that a client sends`);
+  }
+}
+
+/** Decodes and checks the body of a frame that a server sent. Bytes are views of `body`.
+ * @throws KvferryError PROTOCOL; `context.field` names the field that is missing or wrong. */
+export function decodeServerMessage(body: Uint8Array): ServerMessage {
+  const fields = new Fields(decodeBody(body));
+  const type = fields.text("t", TEXT_LENGTH_MAX);
+  switch (type) {
+    case "states":
+      return { t: "states", id: idOf(fields), states: fields.binary("states") };
+    case "done":
+      return {
+        t: "done",
+        id: idOf(fields),
+        outcomes: fields.binary("outcomes"),
+        codes: fields.binary("codes"),
+        us: fields.integer("us", 0, Number.MAX_SAFE_INTEGER),
+      };
+    case "pong":
+      return { t: "pong", id: idOf(fields) };
+    case "removed":
+      return { t: "removed", keys: fields.binary("keys"), reason: reasonOf(fields) };
+    case "drain":
+      return { t: "drain" };
+    case "error":
+      return errorOf(fields);
+    case "welcome":
+      return welcome(fields);
+    default:
+      throw fields.wrong("t", `is '${type.slice(0, 32)}', which is no message that a server sends`);
+  }
+}
+
+function hello(fields: Fields): HelloMessage {
+  const client = fields.map("client");
+  const region = fields.single("regions");
+  const fragment = fields.single("fragments");
+  return {
+    t: "hello",
+    version: fields.integer("version", 1, 2 ** 31),
+    client: {
+      name: client.text("name", TEXT_LENGTH_MAX),
+      version: client.text("version", TEXT_LENGTH_MAX),
+      instance: client.text("instance", TEXT_LENGTH_MAX),
+    },
+    namespace: fields.raw("namespace"),
+    keyBytes: fields.integer("keyBytes", KEY_BYTES_MIN, KEY_BYTES_MAX),
+    blockBytes: fields.integer("blockBytes", 1, 2 ** 31),
+    regions: [regionOf(region)],
+    fragments: [
+      {
+        region: fragment.integer("region", 0, 0) as 0,
+        offset: fragment.integer("offset", 0, Number.MAX_SAFE_INTEGER),
+        stride: fragment.integer("stride", 1, Number.MAX_SAFE_INTEGER),
+        bytes: fragment.integer("bytes", 1, 2 ** 31),
+      },
+    ],
+    slots: fields.integer("slots", 1, 2 ** 32 - 1),
+    vllmFs: vllmFsOf(fields),
+    events: fields.boolean("events"),
+  };
+}
+
+function regionOf(region: Fields): RegionDescription {
+  const bytes = region.integer("bytes", 1, Number.MAX_SAFE_INTEGER);
+  return region.has("path") ? { bytes, path: region.text("path", PATH_LENGTH_MAX) } : { bytes };
+}
+
+function vllmFsOf(fields: Fields): VllmFsNames | null {
+  if (!fields.has("vllmFs")) return null;
+  const names = fields.map("vllmFs");
+  return {
+    base: names.text("base", TEXT_LENGTH_MAX),
+    rank: names.integer("rank", 0, 2 ** 31),
+    config: names.text("config", CONFIG_LENGTH_MAX),
+  };
+}
+
+function transfer(t: "store" | "load", fields: Fields): StoreMessage | LoadMessage {
+  const id = idOf(fields);
+  const bytes = fields.binary("slots");
+  if (bytes.length % 4 !== 0) throw fields.wrong("slots", `has ${bytes.length} bytes, no multiple of 4`);
+  return { t, id, keys: fields.binary("keys"), slots: slotsOf(bytes) };
+}
+
+const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+/** Copied: within a frame they stand at any address. */
+function slotsOf(bytes: Uint8Array): Uint32Array {
+  const slots = new Uint32Array(bytes.length / 4);
+  if (hostIsLittleEndian) {
+    new Uint8Array(slots.buffer).set(bytes);
+    return slots;
+  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let i = 0; i < slots.length; i++) slots[i] = view.getUint32(i * 4, true);
+  return slots;
+}
+
+function welcome(fields: Fields): WelcomeMessage {
+  const server = fields.map("server");
+  return {
+    t: "welcome",
+    version: fields.integer("version", 1, 2 ** 31),
+    server: {
+      name: server.text("name", TEXT_LENGTH_MAX),
+      version: server.text("version", TEXT_LENGTH_MAX),
+      pid: server.integer("pid", 0, 2 ** 31),
+    },
+    digest: fields.text("digest", TEXT_LENGTH_MAX),
+    requestsMax: fields.integer("requestsMax", 1, 2 ** 31),
+    batchKeysMax: fields.integer("batchKeysMax", 1, 2 ** 31),
+  };
+}
+
+function errorOf(fields: Fields): ErrorMessage {
+  const code = fields.text("code", TEXT_LENGTH_MAX);
+  return {
+    t: "error",
+    ...(fields.has("id") ? { id: idOf(fields) } : {}),
+    // A newer server may know codes that we do not.
+    code: Object.hasOwn(ERROR_CODES, code) ? (code as ErrorCode) : "INTERNAL",
+    message: fields.text("message", PATH_LENGTH_MAX),
+    context: fields.raw("context"),
+  };
+}
+
+/** The error that an ERROR message tells of. */
+export function errorFromMessage(message: ErrorMessage): KvferryError {
+  return new KvferryError(message.code, message.message, { operation: "remote", context: { ...message.context } });
+}
+
+function idOf(fields: Fields): number {
+  return fields.integer("id", 0, REQUEST_ID_MAX);
+}
+
+function reasonOf(fields: Fields): RemovalReason {
+  const reason = fields.text("reason", TEXT_LENGTH_MAX);
+  if (!REASONS.includes(reason)) throw fields.wrong("reason", `must be one of ${REASONS.join(", ")}`);
+  return reason as RemovalReason;
+}

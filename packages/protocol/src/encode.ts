@@ -1,0 +1,66 @@
+import type { KvferryError } from "@kvferry/core";
+import { Packr } from "msgpackr";
+import { encodeFrame } from "./frames.js";
+import type { ClientMessage, ErrorMessage, ServerMessage } from "./messages.js";
+
+// Plain maps: record definitions are an extension that other MessagePack readers do not know.
+const packr = new Packr({ useRecords: false, variableMapSize: true, encodeUndefinedAsNil: true });
+
+const CONTEXT_ENTRIES_MAX = 16;
+const TEXT_LENGTH_MAX = 1024;
+
+/** A message of either side as a frame, ready to be sent.
+ * @throws KvferryError PROTOCOL if it is longer than a frame may be. */
+export function encodeMessage(message: ClientMessage | ServerMessage): Uint8Array {
+  return encodeFrame(packr.pack(wireForm(message)));
+}
+
+/** ERROR with what may leave the process: code, message and the plain values of the context, all bounded. */
+export function errorMessage(error: KvferryError, id?: number): ErrorMessage {
+  const context: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(error.context).slice(0, CONTEXT_ENTRIES_MAX)) {
+    if (typeof value === "string") context[key] = value.slice(0, TEXT_LENGTH_MAX);
+    else if (typeof value === "boolean" || Number.isSafeInteger(value)) context[key] = value;
+  }
+  const message = error.message.slice(0, TEXT_LENGTH_MAX);
+  return { t: "error", ...(id === undefined ? {} : { id }), code: error.code, message, context };
+}
+
+function wireForm(message: ClientMessage | ServerMessage): unknown {
+  switch (message.t) {
+    case "store":
+    case "load":
+      return { ...message, slots: littleEndian(message.slots) };
+    case "hello":
+      return {
+        ...message,
+        blockBytes: wireInteger(message.blockBytes),
+        regions: message.regions.map((each) => ({ ...each, bytes: wireInteger(each.bytes) })),
+        fragments: message.fragments.map((each) => ({
+          ...each,
+          offset: wireInteger(each.offset),
+          stride: wireInteger(each.stride),
+          bytes: wireInteger(each.bytes),
+        })),
+      };
+    case "done":
+      return message.us > 0xffff_ffff ? { ...message, us: wireInteger(message.us) } : message;
+    default:
+      return message;
+  }
+}
+
+/** msgpackr writes numbers of more than 32 bits as floats; a BigInt becomes an integer of 64 bits. */
+function wireInteger(value: number): number | bigint {
+  return value > 0xffff_ffff ? BigInt(value) : value;
+}
+
+const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+function littleEndian(slots: Uint32Array): Uint8Array {
+  if (hostIsLittleEndian) return new Uint8Array(slots.buffer, slots.byteOffset, slots.byteLength);
+  const bytes = new Uint8Array(slots.length * 4);
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < slots.length; i++) view.setUint32(i * 4, slots[i] as number, true);
+  return bytes;
+}

@@ -1,0 +1,141 @@
+import type { BatchResult, ErrorCode, NamespaceFields, RemovalReason } from "@kvferry/core";
+
+/** Who connects: texts for logs. */
+export interface ClientIdentity {
+  readonly name: string;
+  readonly version: string;
+  /** Unique to this engine. */
+  readonly instance: string;
+}
+
+/** A region as HELLO describes it. With a descriptor in the message the path is not used. */
+export interface RegionDescription {
+  readonly bytes: number;
+  readonly path?: string;
+}
+
+/** Where the bytes of a slot are: slot i at `offset + i × stride` of the region. */
+export interface Fragment {
+  readonly region: 0;
+  readonly offset: number;
+  readonly stride: number;
+  readonly bytes: number;
+}
+
+/** vLLM's own names for a cache, for the layout `vllm-fs`. */
+export interface VllmFsNames {
+  readonly base: string;
+  readonly rank: number;
+  readonly config: string;
+}
+
+export interface HelloMessage {
+  readonly t: "hello";
+  /** The highest protocol version that the client speaks. */
+  readonly version: number;
+  readonly client: ClientIdentity;
+  /** As it came: `createNamespace` of @kvferry/core checks it. */
+  readonly namespace: NamespaceFields | Readonly<Record<string, unknown>>;
+  readonly keyBytes: number;
+  readonly blockBytes: number;
+  readonly regions: readonly [RegionDescription];
+  readonly fragments: readonly [Fragment];
+  readonly slots: number;
+  readonly vllmFs: VllmFsNames | null;
+  /** Whether REMOVED is wanted. */
+  readonly events: boolean;
+}
+
+export interface LookupMessage {
+  readonly t: "lookup";
+  readonly id: number;
+  /** Packed: count × keyBytes. */
+  readonly keys: Uint8Array;
+}
+
+export interface StoreMessage {
+  readonly t: "store";
+  readonly id: number;
+  readonly keys: Uint8Array;
+  readonly slots: Uint32Array;
+}
+
+export interface LoadMessage {
+  readonly t: "load";
+  readonly id: number;
+  readonly keys: Uint8Array;
+  readonly slots: Uint32Array;
+}
+
+export interface CancelMessage {
+  readonly t: "cancel";
+  readonly id: number;
+  /** The id of the request to cancel. */
+  readonly target: number;
+}
+
+export interface PingMessage {
+  readonly t: "ping";
+  readonly id: number;
+}
+
+export type RequestMessage = LookupMessage | StoreMessage | LoadMessage | CancelMessage | PingMessage;
+export type ClientMessage = HelloMessage | RequestMessage;
+
+export interface WelcomeMessage {
+  readonly t: "welcome";
+  readonly version: number;
+  readonly server: { readonly name: string; readonly version: string; readonly pid: number };
+  /** Hex digest of the namespace. */
+  readonly digest: string;
+  readonly requestsMax: number;
+  readonly batchKeysMax: number;
+}
+
+export interface StatesMessage {
+  readonly t: "states";
+  readonly id: number;
+  /** A `LookupState` for each key. */
+  readonly states: Uint8Array;
+}
+
+/** `outcomes` and `codes` as in `BatchResult`. */
+export interface DoneMessage extends BatchResult {
+  readonly t: "done";
+  readonly id: number;
+  /** Microseconds from the request's arrival to its end. */
+  readonly us: number;
+}
+
+export interface PongMessage {
+  readonly t: "pong";
+  readonly id: number;
+}
+
+export interface RemovedMessage {
+  readonly t: "removed";
+  readonly keys: Uint8Array;
+  readonly reason: RemovalReason;
+}
+
+export interface DrainMessage {
+  readonly t: "drain";
+}
+
+/** With `id` that request has failed as a whole; without, the connection is over. */
+export interface ErrorMessage {
+  readonly t: "error";
+  readonly id?: number;
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly context: Readonly<Record<string, unknown>>;
+}
+
+export type ServerMessage =
+  | WelcomeMessage
+  | StatesMessage
+  | DoneMessage
+  | PongMessage
+  | RemovedMessage
+  | DrainMessage
+  | ErrorMessage;
