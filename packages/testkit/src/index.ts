@@ -1,1 +1,11 @@
-export {};
+export {
+  type CaseReport,
+  type ConformanceOptions,
+  conformance,
+  conformanceCases,
+  type RunOptions,
+  runConformance,
+  type TestContext,
+  type TestFunctions,
+} from "./conformance.js";
+export type { BackendFactory, CreatedBackend, CreateOptions, DamageHookName, DamageHooks } from "./factory.js";
