@@ -1,0 +1,184 @@
+import { homedir } from "node:os";
+import { isAbsolute, join, resolve } from "node:path";
+import { KvferryError } from "@kvferry/core";
+import { parseSize } from "./sizes.js";
+
+/** A size as people write it: bytes, or a text such as "200GiB". */
+export type Size = string | number;
+
+export interface PosixTierConfig {
+  readonly backend: "posix";
+  readonly root: string;
+  readonly layout?: "kvferry" | "vllm-fs";
+  readonly adopt?: boolean;
+  readonly capacity?: Size;
+  readonly threads?: number;
+  readonly fsync?: boolean;
+  readonly direct?: "auto" | "on" | "off";
+  readonly deadlineMs?: number;
+}
+
+export interface MemoryTierConfig {
+  readonly backend: "memory";
+  readonly capacity?: Size;
+  readonly deadlineMs?: number;
+}
+
+export type TierConfig = PosixTierConfig | MemoryTierConfig;
+
+export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
+
+export interface LimitsConfig {
+  readonly connectionsMax?: number;
+  readonly namespacesMax?: number;
+  readonly requestsMax?: number;
+  readonly requestBytesMax?: Size;
+  readonly batchKeysMax?: number;
+  readonly sendBufferBytesMax?: Size;
+  readonly helloTimeoutMs?: number;
+  readonly operationsMax?: number;
+}
+
+/** The configuration file, schema/kvferry.config.schema.json. Everything has a default. */
+export interface ServerConfig {
+  readonly socket?: string;
+  /** HOST:PORT or "off"; port 0 takes a free one. */
+  readonly http?: string;
+  readonly logLevel?: LogLevel;
+  readonly drainTimeoutMs?: number;
+  readonly namespaceIdleMs?: number;
+  readonly limits?: LimitsConfig;
+  readonly tiers?: readonly TierConfig[];
+}
+
+export interface HttpAddress {
+  readonly host: string;
+  readonly port: number;
+}
+
+export type ResolvedTier =
+  | (Omit<PosixTierConfig, "capacity" | "deadlineMs"> & {
+      readonly capacityBytes?: number;
+      readonly deadlineMs: number;
+    })
+  | { readonly backend: "memory"; readonly capacityBytes: number; readonly deadlineMs: number };
+
+export interface ResolvedLimits {
+  readonly connectionsMax: number;
+  readonly namespacesMax: number;
+  readonly requestsMax: number;
+  readonly requestBytesMax: number;
+  readonly batchKeysMax: number;
+  readonly sendBufferBytesMax: number;
+  readonly helloTimeoutMs: number;
+  readonly operationsMax: number;
+}
+
+export interface ResolvedConfig {
+  readonly socket: string;
+  /** Whether `socket` is the default, whose folder is ours to make and to check. */
+  readonly socketIsDefault: boolean;
+  readonly http: HttpAddress | undefined;
+  readonly logLevel: LogLevel;
+  readonly drainTimeoutMs: number;
+  readonly namespaceIdleMs: number;
+  readonly limits: ResolvedLimits;
+  readonly tier: ResolvedTier;
+}
+
+const MEMORY_CAPACITY_BYTES = 2 ** 30;
+const DEADLINE_MS = 30_000;
+export const HTTP_DEFAULT = "127.0.0.1:9464";
+
+/** Fills in defaults and turns sizes into bytes.
+ * @throws KvferryError CONFIG_INVALID with `context.field`. */
+export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = process.env): ResolvedConfig {
+  const limits = config.limits ?? {};
+  return {
+    socket: config.socket === undefined ? defaultSocket(env) : absolute("socket", config.socket),
+    socketIsDefault: config.socket === undefined,
+    http: parseHttp(config.http ?? HTTP_DEFAULT),
+    logLevel: config.logLevel ?? "info",
+    drainTimeoutMs: config.drainTimeoutMs ?? 10_000,
+    namespaceIdleMs: config.namespaceIdleMs ?? 60_000,
+    limits: {
+      connectionsMax: limits.connectionsMax ?? 256,
+      namespacesMax: limits.namespacesMax ?? 64,
+      requestsMax: limits.requestsMax ?? 64,
+      requestBytesMax: sizeOf("limits.requestBytesMax", limits.requestBytesMax) ?? 64 * 2 ** 20,
+      batchKeysMax: limits.batchKeysMax ?? 4096,
+      sendBufferBytesMax: sizeOf("limits.sendBufferBytesMax", limits.sendBufferBytesMax) ?? 16 * 2 ** 20,
+      helloTimeoutMs: limits.helloTimeoutMs ?? 10_000,
+      operationsMax: limits.operationsMax ?? 64,
+    },
+    tier: resolveTier(config.tiers ?? [{ backend: "posix", root: defaultRoot(env) }]),
+  };
+}
+
+/** Where blocks are kept without a configuration. */
+export function defaultRoot(env: NodeJS.ProcessEnv = process.env): string {
+  const data = env.XDG_DATA_HOME;
+  return join(data !== undefined && isAbsolute(data) ? data : join(homedir(), ".local", "share"), "kvferry");
+}
+
+/** Where engines look for the server without a configuration. */
+export function defaultSocket(env: NodeJS.ProcessEnv = process.env): string {
+  const runtime = env.XDG_RUNTIME_DIR;
+  const folder =
+    runtime !== undefined && isAbsolute(runtime)
+      ? join(runtime, "kvferry")
+      : join("/tmp", `kvferry-${process.getuid?.() ?? 0}`);
+  return join(folder, "kvferry.sock");
+}
+
+/** "HOST:PORT", "[::1]:PORT" or "off".
+ * @throws KvferryError CONFIG_INVALID */
+export function parseHttp(text: string): HttpAddress | undefined {
+  if (text === "off") return undefined;
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^:[\]]+):(\d{1,5})$/.exec(text);
+  const port = Number(match?.[2]);
+  if (match === null || port > 65_535) throw invalid("http", `must be HOST:PORT or off, got '${text}'`);
+  return { host: (match[1] as string).replace(/^\[|\]$/g, ""), port };
+}
+
+function resolveTier(tiers: readonly TierConfig[]): ResolvedTier {
+  const [tier] = tiers;
+  if (tier === undefined || tiers.length !== 1) {
+    throw invalid(
+      "tiers",
+      `this version takes exactly one tier, got ${tiers.length}; keep the one that all engines should share`,
+    );
+  }
+  const deadlineMs = tier.deadlineMs ?? DEADLINE_MS;
+  if (tier.backend === "memory") {
+    const capacityBytes = sizeOf("tiers[0].capacity", tier.capacity) ?? MEMORY_CAPACITY_BYTES;
+    return { backend: "memory", capacityBytes, deadlineMs };
+  }
+  const { capacity, ...rest } = tier;
+  const capacityBytes = sizeOf("tiers[0].capacity", capacity);
+  return {
+    ...rest,
+    root: absolute("tiers[0].root", rest.root),
+    ...(capacityBytes === undefined ? {} : { capacityBytes }),
+    deadlineMs,
+  };
+}
+
+function sizeOf(field: string, size: Size | undefined): number | undefined {
+  if (size === undefined) return undefined;
+  const bytes = parseSize(size);
+  if (bytes === undefined || bytes < 1) throw invalid(field, `must be a size such as 200GiB, got '${size}'`);
+  return bytes;
+}
+
+function absolute(field: string, path: string): string {
+  if (path.includes("\0")) throw invalid(field, "holds a zero byte");
+  return resolve(path);
+}
+
+function invalid(field: string, reason: string): KvferryError {
+  return new KvferryError("CONFIG_INVALID", `configuration: '${field}' ${reason}`, {
+    operation: "config",
+    context: { field },
+  });
+}

@@ -1,0 +1,204 @@
+import {
+  type Clock,
+  KvferryError,
+  type Logger,
+  type Namespace,
+  type OffloadBackend,
+  systemClock,
+  toKvferryError,
+} from "@kvferry/core";
+import type { VllmFsNames } from "@kvferry/protocol";
+
+/** What a client says about the blocks of a namespace; all clients of one say the same. */
+export interface NamespaceShape {
+  readonly keyBytes: number;
+  readonly blockBytes: number;
+  readonly vllmFs: VllmFsNames | undefined;
+}
+
+/** Makes the backend of a namespace; it is opened and closed by the pool. */
+export type BackendFactory = (namespace: Namespace, shape: NamespaceShape) => OffloadBackend;
+
+export interface PoolOptions {
+  readonly createBackend: BackendFactory;
+  readonly logger: Logger;
+  readonly clock?: Clock;
+  /** Ms that a namespace stays open without a session. */
+  readonly idleMs: number;
+  readonly namespacesMax: number;
+}
+
+/** A session's hold on a namespace. */
+export interface NamespaceLease {
+  readonly namespace: Namespace;
+  readonly backend: OffloadBackend;
+  /** May be called twice. */
+  release(): void;
+}
+
+interface Entry {
+  readonly namespace: Namespace;
+  readonly shape: NamespaceShape;
+  readonly backend: OffloadBackend;
+  readonly opened: Promise<void>;
+  sessions: number;
+  /** Monotonic ms at which the last session left. */
+  idleSinceMs: number;
+  timer: NodeJS.Timeout | undefined;
+  closing: Promise<void> | undefined;
+}
+
+/** One open backend for each namespace, shared by all of its sessions, opened once and closed some time after the last session. */
+export class NamespacePool {
+  readonly #options: PoolOptions;
+  readonly #clock: Clock;
+  readonly #entries: Map<string, Entry> = new Map();
+  #closed = false;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+  }
+
+  /** Every namespace that is open or being opened. */
+  *list(): Iterable<{ namespace: Namespace; shape: NamespaceShape; backend: OffloadBackend; sessions: number }> {
+    for (const { namespace, shape, backend, sessions, closing } of this.#entries.values()) {
+      if (closing === undefined) yield { namespace, shape, backend, sessions };
+    }
+  }
+
+  /** Opens the namespace, or joins those who have it open.
+   * @throws KvferryError INVALID_ARGUMENT with `context.field` for another shape than the first session's, BUSY for too many
+   * namespaces, or what opening the backend throws. */
+  async acquire(namespace: Namespace, shape: NamespaceShape): Promise<NamespaceLease> {
+    const key = namespace.digestHex;
+    for (;;) {
+      if (this.#closed) throw new KvferryError("UNAVAILABLE", "the server is about to end", { operation: "hello" });
+      const entry = this.#entries.get(key);
+      if (entry?.closing !== undefined) {
+        await entry.closing;
+        continue;
+      }
+      if (entry !== undefined) return this.#join(entry, shape);
+      const idle = this.#idleToClose();
+      if (idle === undefined) return this.#join(this.#open(namespace, shape), shape);
+      await this.#close(idle);
+    }
+  }
+
+  /** Closes all; sessions must have ended. New ones are refused from now on. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([...this.#entries.values()].map((entry) => this.#close(entry)));
+  }
+
+  async #join(entry: Entry, shape: NamespaceShape): Promise<NamespaceLease> {
+    checkSameShape(entry.shape, shape);
+    entry.sessions++;
+    clearTimeout(entry.timer);
+    let held = true;
+    const release = (): void => {
+      if (!held) return;
+      held = false;
+      entry.sessions--;
+      if (entry.sessions === 0) this.#left(entry);
+    };
+    try {
+      await entry.opened;
+    } catch (thrown) {
+      held = false;
+      throw toKvferryError(thrown, "open");
+    }
+    return { namespace: entry.namespace, backend: entry.backend, release };
+  }
+
+  #open(namespace: Namespace, shape: NamespaceShape): Entry {
+    const { logger, createBackend } = this.#options;
+    const backend = createBackend(namespace, shape);
+    const log = { namespace: namespace.digestHex, model: namespace.fields.model };
+    const opened = backend.open({ namespace, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes, logger }).then(
+      () => logger.info({ ...log, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes }, "opened a namespace"),
+      (thrown: unknown) => {
+        this.#entries.delete(namespace.digestHex); // the next client tries again
+        logger.error({ ...log, error: String(thrown) }, "could not open a namespace");
+        throw thrown;
+      },
+    );
+    opened.catch(() => {}); // whoever joins reports it
+    const entry: Entry = {
+      namespace,
+      shape,
+      backend,
+      opened,
+      sessions: 0,
+      idleSinceMs: 0,
+      timer: undefined,
+      closing: undefined,
+    };
+    this.#entries.set(namespace.digestHex, entry);
+    return entry;
+  }
+
+  #left(entry: Entry): void {
+    entry.idleSinceMs = this.#clock.monotonicMs();
+    entry.timer = setTimeout(() => void this.#close(entry), this.#options.idleMs);
+    entry.timer.unref();
+  }
+
+  /** The namespace that was left first, if one has to go before another can be opened. */
+  #idleToClose(): Entry | undefined {
+    if (this.#entries.size < this.#options.namespacesMax) return undefined;
+    let oldest: Entry | undefined;
+    for (const entry of this.#entries.values()) {
+      if (entry.sessions > 0) continue;
+      if (oldest === undefined || entry.idleSinceMs < oldest.idleSinceMs) oldest = entry;
+    }
+    if (oldest !== undefined) return oldest;
+    throw new KvferryError(
+      "BUSY",
+      `${this.#entries.size} namespaces are open, which is as many as limits.namespacesMax allows`,
+      {
+        operation: "hello",
+      },
+    );
+  }
+
+  #close(entry: Entry): Promise<void> {
+    clearTimeout(entry.timer);
+    entry.closing ??= this.#runClose(entry);
+    return entry.closing;
+  }
+
+  async #runClose({ namespace, backend }: Entry): Promise<void> {
+    const log = { namespace: namespace.digestHex };
+    try {
+      await backend.close();
+      this.#options.logger.info(log, "closed a namespace");
+    } catch (thrown) {
+      this.#options.logger.error({ ...log, error: String(thrown) }, "closing a namespace failed");
+    } finally {
+      this.#entries.delete(namespace.digestHex);
+    }
+  }
+}
+
+function checkSameShape(first: NamespaceShape, other: NamespaceShape): void {
+  for (const field of ["keyBytes", "blockBytes"] as const) {
+    if (first[field] !== other[field]) throw differs(field, first[field], other[field]);
+  }
+  for (const field of ["base", "rank"] as const) {
+    const [a, b] = [first.vllmFs?.[field], other.vllmFs?.[field]];
+    if (a !== b) throw differs(`vllmFs.${field}`, a, b);
+  }
+}
+
+function differs(field: string, first: unknown, other: unknown): KvferryError {
+  return new KvferryError(
+    "INVALID_ARGUMENT",
+    `'${field}' is ${other}; the engines that share this namespace say ${first}`,
+    {
+      operation: "hello",
+      context: { field },
+    },
+  );
+}
