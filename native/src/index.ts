@@ -1,1 +1,76 @@
-export {};
+/** The C++ data plane: shared memory regions, file I/O engine, checksums and Unix sockets that pass descriptors. Every Error
+ * thrown or rejected here has `code`, one of core's error codes, and `context` with `path` and `errno` where there are any. */
+import { createEngine } from "./engine.js";
+import { type Addon, loadAddon } from "./load.js";
+import type {
+  ChecksumImplementation,
+  ConnectionHandlers,
+  ConnectOptions,
+  FileEngine,
+  FileEngineOptions,
+  ListenOptions,
+  MappedRegion,
+  RegionShape,
+  UnixConnection,
+  UnixServer,
+} from "./types.js";
+
+export type * from "./types.js";
+
+let loaded: Addon | undefined;
+
+/** At the first use, so that importing this package never fails. */
+function addon(): Addon {
+  loaded ??= loadAddon();
+  return loaded;
+}
+
+/** Loads the addon now.
+ * @throws Error UNSUPPORTED that says what is missing and what helps. */
+export function requireNative(): void {
+  addon();
+}
+
+/** I/O threads with a queue. @throws Error INVALID_ARGUMENT. */
+export function createFileEngine(options: FileEngineOptions = {}): FileEngine {
+  return createEngine(addon(), options);
+}
+
+/** New shared memory (a memfd, sealed against being resized), zeroed. */
+export function createRegion(shape: RegionShape): MappedRegion {
+  return addon().createRegion(shape);
+}
+
+/** Maps a file, such as one in /dev/shm. @throws Error INVALID_ARGUMENT when it is shorter than the shape. */
+export function mapRegionPath(path: string, shape: RegionShape): MappedRegion {
+  return addon().mapRegionPath(path, shape);
+}
+
+/** Maps a descriptor, which belongs to the region from now on, even if this throws. */
+export function mapRegionFd(fd: number, shape: RegionShape): MappedRegion {
+  return addon().mapRegionFd(fd, shape);
+}
+
+/** Closes a descriptor that a connection brought. */
+export function closeFd(fd: number): void {
+  addon().closeFd(fd);
+}
+
+/** @throws Error BUSY when another server listens there. */
+export function listenUnix(path: string, options: ListenOptions): UnixServer {
+  return addon().listenUnix(path, options);
+}
+
+/** Connects at once. @throws Error UNAVAILABLE when nobody listens there. */
+export function connectUnix(path: string, handlers: ConnectionHandlers, options: ConnectOptions = {}): UnixConnection {
+  return addon().connectUnix(path, handlers, options);
+}
+
+/** CRC-32C; `seed` is the checksum of the bytes before these. */
+export function crc32c(bytes: Uint8Array, seed = 0): number {
+  return addon().crc32c(bytes, seed);
+}
+
+export function checksumImplementation(): ChecksumImplementation {
+  return addon().checksumImplementation();
+}

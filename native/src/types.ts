@@ -5,13 +5,16 @@ export interface MappedRegion {
   readonly rows: number;
   /** Bytes from one slot to the next. */
   readonly rowBytes: number;
-  /** The whole mapping: rows × rowBytes bytes. Empty (length 0) after close. */
+  /** The whole mapping: rows × rowBytes bytes. Empty (length 0) after close. Node 20 has no views beyond 4 GiB: there it is the
+   * rows that fit; an engine that gets it as `memory` reaches all rows all the same. */
   readonly bytes: Uint8Array;
+  /** rows × rowBytes; 0 after close. */
+  readonly mappedBytes: number;
   /** The memfd of a region made by `createRegion`, to be passed on; -1 for mapped ones. */
   readonly fd: number;
   /** True once the file behind the mapping was found shorter than the mapping (the owner truncated it): all its I/O fails with REGION_GONE. */
   readonly gone: boolean;
-  /** Unmaps. Waits for nobody: the caller has ended all I/O of it before. May be called twice. */
+  /** Takes the memory away from JavaScript; it is unmapped when the last batch that uses it has ended. May be called twice. */
   close(): void;
 }
 
@@ -47,8 +50,16 @@ export interface ConnectionHandlers {
   /** Received bytes (valid after the call) and the descriptors that came with them (close-on-exec). Whoever gets descriptors closes
    * them (`closeFd`) or hands them to `mapRegionFd`. At most 16 descriptors a message; more are closed and end the connection. */
   onData(bytes: Uint8Array, fds: readonly number[]): void;
-  /** The connection is over: `undefined` for an orderly end (the peer closed or half-closed), else the error. */
+  /** The peer sends no more (it closed or half-closed). With this handler the connection stays open for sending until `close()`
+   * is called, so that its end can be the fence of docs/protocol.md; without it, it is closed at once. */
+  onEnd?(): void;
+  /** The connection is over: `undefined` for an orderly end, else the error. */
   onClose(error: Error | undefined): void;
+}
+
+export interface ConnectOptions {
+  /** Bytes that may wait to be sent; default 64 MiB. */
+  readonly sendBufferBytesMax?: number;
 }
 
 export interface ListenOptions {

@@ -1,0 +1,136 @@
+/** `FileEngine` and `FileStore` over the addon: what is added here is cancelling by AbortSignal. */
+import { availableParallelism } from "node:os";
+import type { Addon, AddonEngine, AddonStore } from "./load.js";
+import type {
+  BlockIo,
+  BlockResult,
+  FileEngine,
+  FileEngineOptions,
+  FileEngineStats,
+  FileStore,
+  FileStoreCounters,
+  FileStoreOptions,
+  FolderListing,
+} from "./types.js";
+
+/** Numbers of core's ERROR_CODES. */
+const ABORTED = 6;
+const DEADLINE = 7;
+
+const THREADS_MIN = 4;
+const THREADS_MAX = 32;
+const QUEUE_DEPTH_MAX = 65_536;
+
+/** The same decision as core's `abortCode`. */
+function abortNumber(signal: AbortSignal): number {
+  const reason = signal.reason as { name?: unknown; code?: unknown } | undefined;
+  return reason?.name === "TimeoutError" || reason?.code === "DEADLINE" ? DEADLINE : ABORTED;
+}
+
+function abortError(signal: AbortSignal): Error {
+  const code = abortNumber(signal) === DEADLINE ? "DEADLINE" : "ABORTED";
+  return Object.assign(new Error("the call was aborted", { cause: signal.reason }), { code, context: {} });
+}
+
+function abortedResult(count: number, signal: AbortSignal): BlockResult {
+  return { outcomes: new Uint8Array(count), codes: new Uint8Array(count).fill(abortNumber(signal)) };
+}
+
+let lastTicket = 0;
+
+/** Runs a call of the addon under a ticket that the signal cancels. Ticket 0 stands for calls that nothing can cancel. */
+async function cancellable<T>(
+  engine: AddonEngine,
+  signal: AbortSignal | undefined,
+  call: (ticket: number) => Promise<T>,
+): Promise<T> {
+  if (signal === undefined) return call(0);
+  lastTicket = lastTicket === 0xffff_ffff ? 1 : lastTicket + 1;
+  const ticket = lastTicket;
+  const cancel = (): void => engine.cancel(ticket, abortNumber(signal));
+  signal.addEventListener("abort", cancel, { once: true });
+  try {
+    return await call(ticket);
+  } finally {
+    signal.removeEventListener("abort", cancel);
+  }
+}
+
+class NativeFileStore implements FileStore {
+  readonly #engine: AddonEngine;
+  readonly #store: AddonStore;
+  readonly #keyBytes: number;
+  readonly direct: boolean;
+  readonly publish: "link" | "rename";
+
+  constructor(engine: AddonEngine, store: AddonStore, keyBytes: number) {
+    this.#engine = engine;
+    this.#store = store;
+    this.#keyBytes = keyBytes;
+    this.direct = store.direct;
+    this.publish = store.publish;
+  }
+
+  store(io: BlockIo & { readonly replace?: boolean }): Promise<BlockResult> {
+    return this.#transfer(false, io, io.replace ?? false);
+  }
+
+  load(io: BlockIo): Promise<BlockResult> {
+    return this.#transfer(true, io, false);
+  }
+
+  async #transfer(load: boolean, io: BlockIo, replace: boolean): Promise<BlockResult> {
+    if (io.signal?.aborted) return abortedResult(io.slots.length, io.signal);
+    const priority = io.priority ?? (load ? "load" : "store");
+    return cancellable(this.#engine, io.signal, (ticket) =>
+      this.#store.transfer(load, io.keys, io.memory, io.rowBytes, io.slots, priority, replace, ticket),
+    );
+  }
+
+  async exists(keys: Uint8Array, signal?: AbortSignal): Promise<Uint8Array> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.exists(keys, ticket));
+  }
+
+  async remove(keys: Uint8Array, signal?: AbortSignal): Promise<BlockResult> {
+    if (signal?.aborted) return abortedResult(Math.floor(keys.length / this.#keyBytes), signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.remove(keys, ticket));
+  }
+
+  async listFolder(folder: string): Promise<FolderListing> {
+    return this.#store.listFolder(folder);
+  }
+
+  counters(): FileStoreCounters {
+    return this.#store.counters();
+  }
+
+  close(): void {
+    this.#store.close();
+  }
+}
+
+class NativeFileEngine implements FileEngine {
+  readonly #engine: AddonEngine;
+
+  constructor(engine: AddonEngine) {
+    this.#engine = engine;
+  }
+
+  async openStore(options: FileStoreOptions): Promise<FileStore> {
+    return new NativeFileStore(this.#engine, await this.#engine.openStore(options), options.keyBytes);
+  }
+
+  stats(): FileEngineStats {
+    return this.#engine.stats();
+  }
+
+  async close(): Promise<void> {
+    await this.#engine.close();
+  }
+}
+
+export function createEngine(addon: Addon, options: FileEngineOptions): FileEngine {
+  const threads = options.threads ?? Math.min(THREADS_MAX, Math.max(THREADS_MIN, 2 * availableParallelism()));
+  return new NativeFileEngine(new addon.FileEngine(threads, options.queueDepthMax ?? QUEUE_DEPTH_MAX));
+}

@@ -1,0 +1,104 @@
+/** Finds the compiled addon: the package for this platform, else what was built in this repository. */
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import type {
+  BlockResult,
+  ChecksumImplementation,
+  ConnectionHandlers,
+  ConnectOptions,
+  FileEngineStats,
+  FileStoreCounters,
+  FileStoreOptions,
+  FolderListing,
+  ListenOptions,
+  MappedRegion,
+  RegionShape,
+  UnixConnection,
+  UnixServer,
+} from "./types.js";
+
+/** The addon as C++ makes it (src/napi). Only `index.ts` and its neighbours see it. */
+export interface Addon {
+  crc32c(bytes: Uint8Array, seed?: number): number;
+  checksumImplementation(): ChecksumImplementation;
+  createRegion(shape: RegionShape): MappedRegion;
+  mapRegionPath(path: string, shape: RegionShape): MappedRegion;
+  mapRegionFd(fd: number, shape: RegionShape): MappedRegion;
+  closeFd(fd: number): void;
+  listenUnix(path: string, options: ListenOptions): UnixServer;
+  connectUnix(path: string, handlers: ConnectionHandlers, options?: ConnectOptions): UnixConnection;
+  readonly FileEngine: new (threads: number, queueDepthMax: number) => AddonEngine;
+}
+
+export interface AddonEngine {
+  openStore(options: FileStoreOptions): Promise<AddonStore>;
+  stats(): FileEngineStats;
+  /** Ends what has not begun of the batch that was given this ticket; `code` is the number of an error code. */
+  cancel(ticket: number, code: number): void;
+  close(): Promise<void>;
+}
+
+export interface AddonStore {
+  readonly direct: boolean;
+  readonly publish: "link" | "rename";
+  transfer(
+    load: boolean,
+    keys: Uint8Array,
+    memory: Uint8Array,
+    rowBytes: number,
+    slots: Uint32Array,
+    priority: "load" | "store",
+    replace: boolean,
+    ticket: number,
+  ): Promise<BlockResult>;
+  exists(keys: Uint8Array, ticket: number): Promise<Uint8Array>;
+  remove(keys: Uint8Array, ticket: number): Promise<BlockResult>;
+  listFolder(folder: string): Promise<FolderListing>;
+  counters(): FileStoreCounters;
+  close(): void;
+}
+
+/** "glibc" or "musl"; only asked on Linux. */
+function libc(): string {
+  const report = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } };
+  return report.header.glibcVersionRuntime === undefined ? "musl" : "glibc";
+}
+
+function failure(platform: string, tried: readonly string[], causes: readonly unknown[]): Error {
+  const lines = [
+    `Could not load the @kvferry/native addon for ${platform} (Node ${process.versions.node}).`,
+    "Looked for:",
+    ...tried.map((name, i) => `  - ${name}: ${(causes[i] as Error).message.split("\n")[0]}`),
+    "What helps:",
+    `  - Optional packages must be installed: npm install --include=optional @kvferry/native-${platform}`,
+    "  - A lock file or node_modules from another platform: install anew on this one, or name it with npm's --os, --cpu and --libc.",
+    "  - In the kvferry repository: npm run build -w @kvferry/native (needs a C++20 compiler and make).",
+  ];
+  return Object.assign(new Error(lines.join("\n"), { cause: causes[0] }), {
+    code: "UNSUPPORTED",
+    context: { platform, tried },
+  });
+}
+
+/** @throws Error UNSUPPORTED that says what was looked for and what helps. */
+export function loadAddon(): Addon {
+  if (process.platform !== "linux") {
+    const message = `@kvferry/native needs Linux; this is ${process.platform}-${process.arch}. core, protocol, testkit and the S3 and SFTP backends run here without it.`;
+    throw Object.assign(new Error(message), { code: "UNSUPPORTED", context: { platform: process.platform } });
+  }
+  const platform = `linux-${process.arch}-${libc()}`;
+  const require = createRequire(import.meta.url);
+  const tried = [
+    `@kvferry/native-${platform}`,
+    fileURLToPath(new URL(`../prebuilds/${platform}/kvferry.node`, import.meta.url)),
+  ];
+  const causes: unknown[] = [];
+  for (const name of tried) {
+    try {
+      return require(name) as Addon;
+    } catch (error) {
+      causes.push(error);
+    }
+  }
+  throw failure(platform, tried, causes);
+}

@@ -1,0 +1,69 @@
+// The engine as JavaScript's side sees it.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+
+#include "engine/engine.h"
+#include "napi/support.h"
+
+namespace kvferry::binding {
+
+class Batch;
+
+/** An engine, and the batches that may still be cancelled, by the number JavaScript gave them. Only the JavaScript thread
+ * drops the last reference: the destructor waits for the threads. */
+class EngineHandle {
+ public:
+  EngineHandle(const EngineOptions& options, const AddonData& addon)
+      : engine(options), completions(addon.completions), siblings_(addon.engines) {}
+  ~EngineHandle() { siblings_->erase(this); }
+
+  Engine engine;
+  const std::shared_ptr<Completions> completions;
+  std::unordered_map<uint32_t, std::shared_ptr<Batch>> tickets;
+
+ private:
+  const std::shared_ptr<Engines> siblings_;
+};
+
+/** Work whose end settles a promise. Its N-API handles are used on the JavaScript thread only. */
+class Batch : public Work, public Completion, public std::enable_shared_from_this<Batch> {
+ public:
+  Batch(Priority priority, uint32_t units, std::shared_ptr<EngineHandle> engine, Napi::Env env)
+      : Work(priority, units),
+        engine_(std::move(engine)),
+        completions_(engine_->completions),
+        deferred_(Napi::Promise::Deferred::New(env)) {}
+
+  /** Puts the batch into the engine's queue; one that is refused is settled at once. `ticket` 0: cannot be cancelled. */
+  Napi::Value submit(uint32_t ticket);
+
+  void skip(uint32_t, Code why) noexcept override { skipped_ = why; }
+  void finish() noexcept override { completions_->push(shared_from_this()); }
+  void settle(Napi::Env env) override;
+
+  /** Keeps a JavaScript value (the caller's memory) alive until the end. */
+  void keep(Napi::Value value);
+
+ protected:
+  /** The promise's value. Throws Napi::Error or Error to reject it. */
+  virtual Napi::Value result(Napi::Env env) = 0;
+  /** Why a unit was skipped, None if none was. */
+  Code skipped() const { return skipped_; }
+  const std::shared_ptr<EngineHandle>& engine() const { return engine_; }
+
+ private:
+  std::shared_ptr<EngineHandle> engine_;
+  std::shared_ptr<Completions> completions_;
+  Napi::Promise::Deferred deferred_;
+  napi_ref kept_ = nullptr;
+  uint32_t ticket_ = 0;
+  Code skipped_ = Code::None;
+};
+
+/** Makes a promise of a FileStore object: opening does I/O, so a thread of the engine does it. */
+Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options);
+Napi::Function defineStoreClass(Napi::Env env);
+
+}  // namespace kvferry::binding

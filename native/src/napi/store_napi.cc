@@ -1,0 +1,387 @@
+#include <algorithm>
+#include <cstring>
+
+#include "device/file_store.h"
+#include "napi/engine_handle.h"
+
+namespace kvferry::binding {
+namespace {
+
+constexpr uint64_t kWholeMax = uint64_t{1} << 53;
+constexpr uint32_t kKeysPerBatchMax = 1u << 24;
+/** Keys that a thread looks up at a time: about as long as moving a small block takes. */
+constexpr uint32_t kLookupsPerUnit = 256;
+
+/** Outcomes and codes as JavaScript gets them. */
+Napi::Object resultOf(Napi::Env env, const std::vector<BlockOutcome>& blocks) {
+  Napi::Uint8Array outcomes = Napi::Uint8Array::New(env, blocks.size());
+  Napi::Uint8Array codes = Napi::Uint8Array::New(env, blocks.size());
+  for (size_t i = 0; i < blocks.size(); i++) {
+    outcomes[i] = static_cast<uint8_t>(blocks[i].outcome);
+    codes[i] = static_cast<uint8_t>(blocks[i].code);
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("outcomes", outcomes);
+  result.Set("codes", codes);
+  return result;
+}
+
+/** Keys of a batch, copied: JavaScript may reuse its buffer. */
+class KeyBatch {
+ public:
+  KeyBatch(const Bytes& bytes, uint32_t keyBytes) : keyBytes_(keyBytes), bytes_(bytes.data, bytes.data + bytes.length) {}
+  const uint8_t* operator[](uint32_t i) const { return bytes_.data() + size_t{i} * keyBytes_; }
+
+ private:
+  const size_t keyBytes_;
+  const std::vector<uint8_t> bytes_;
+};
+
+uint32_t keyCount(const Bytes& keys, uint32_t keyBytes) {
+  if (keys.length % keyBytes != 0 || keys.length / keyBytes > kKeysPerBatchMax) {
+    throw Error(Code::InvalidArgument, "keys must be packed, " + std::to_string(keyBytes) + " bytes each");
+  }
+  return static_cast<uint32_t>(keys.length / keyBytes);
+}
+
+struct Transfer {
+  bool load;
+  bool replace;
+  uint8_t* memory;
+  uint64_t rowBytes;
+  std::shared_ptr<Region> region;
+};
+
+/** A store or load: one unit a block. */
+class BlockBatch final : public Batch {
+ public:
+  BlockBatch(Priority priority, uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env,
+             std::shared_ptr<FileStore> store, const Bytes& keys, const uint32_t* slots, Transfer transfer)
+      : Batch(priority, count, std::move(engine), env),
+        store_(std::move(store)),
+        keys_(keys, store_->options().facts.keyBytes),
+        slots_(slots, slots + count),
+        transfer_(std::move(transfer)),
+        blocks_(count) {}
+
+  void run(uint32_t unit, ThreadState& state) noexcept override {
+    uint8_t* const payload = transfer_.memory + slots_[unit] * transfer_.rowBytes;
+    Region* const region = transfer_.region.get();
+    try {
+      blocks_[unit] = transfer_.load ? store_->load(keys_[unit], payload, region, state)
+                                     : store_->store(keys_[unit], payload, region, transfer_.replace, state);
+    } catch (...) {
+      blocks_[unit] = failed(Code::Internal);  // out of memory
+    }
+  }
+  void skip(uint32_t unit, Code why) noexcept override { blocks_[unit] = failed(why); }
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    transfer_.region.reset();
+    return resultOf(env, blocks_);
+  }
+
+ private:
+  const std::shared_ptr<FileStore> store_;
+  const KeyBatch keys_;
+  const std::vector<uint32_t> slots_;
+  Transfer transfer_;
+  std::vector<BlockOutcome> blocks_;
+};
+
+class RemoveBatch final : public Batch {
+ public:
+  RemoveBatch(uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store,
+              const Bytes& keys)
+      : Batch(Priority::Store, count, std::move(engine), env),
+        store_(std::move(store)),
+        keys_(keys, store_->options().facts.keyBytes),
+        blocks_(count) {}
+
+  void run(uint32_t unit, ThreadState&) noexcept override { blocks_[unit] = store_->remove(keys_[unit]); }
+  void skip(uint32_t unit, Code why) noexcept override { blocks_[unit] = failed(why); }
+
+ protected:
+  Napi::Value result(Napi::Env env) override { return resultOf(env, blocks_); }
+
+ private:
+  const std::shared_ptr<FileStore> store_;
+  const KeyBatch keys_;
+  std::vector<BlockOutcome> blocks_;
+};
+
+class ExistsBatch final : public Batch {
+ public:
+  ExistsBatch(uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store,
+              const Bytes& keys)
+      : Batch(Priority::Load, (count + kLookupsPerUnit - 1) / kLookupsPerUnit, std::move(engine), env),
+        store_(std::move(store)),
+        keys_(keys, store_->options().facts.keyBytes),
+        found_(count) {}
+
+  void run(uint32_t unit, ThreadState&) noexcept override {
+    const uint32_t end = std::min<uint32_t>(static_cast<uint32_t>(found_.size()), (unit + 1) * kLookupsPerUnit);
+    for (uint32_t i = unit * kLookupsPerUnit; i < end; i++) found_[i] = store_->exists(keys_[i]) ? 1 : 0;
+  }
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    if (skipped() != Code::None) throw Error(skipped(), "exists was not finished");
+    Napi::Uint8Array found = Napi::Uint8Array::New(env, found_.size());
+    if (!found_.empty()) std::memcpy(found.Data(), found_.data(), found_.size());
+    return found;
+  }
+
+ private:
+  const std::shared_ptr<FileStore> store_;
+  const KeyBatch keys_;
+  std::vector<uint8_t> found_;
+};
+
+class ListBatch final : public Batch {
+ public:
+  ListBatch(std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store, std::string folder)
+      : Batch(Priority::Store, 1, std::move(engine), env), store_(std::move(store)), folder_(std::move(folder)) {}
+
+  void run(uint32_t, ThreadState&) noexcept override {
+    try {
+      listing_ = store_->list(folder_);
+    } catch (const Error& error) {
+      error_ = std::make_unique<Error>(error);
+    } catch (...) {
+      error_ = std::make_unique<Error>(Code::Internal, "out of memory");
+    }
+  }
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    if (skipped() != Code::None) throw Error(skipped(), "listFolder was not finished", 0, folder_);
+    if (error_) throw Error(*error_);
+    const auto count = static_cast<uint32_t>(listing_.names.size());
+    Napi::Array names = Napi::Array::New(env, count);
+    Napi::Float64Array bytes = Napi::Float64Array::New(env, count);
+    Napi::Float64Array times = Napi::Float64Array::New(env, count);
+    for (uint32_t i = 0; i < count; i++) {
+      const Napi::HandleScope scope(env);
+      names.Set(i, listing_.names[i]);
+      bytes[i] = listing_.bytes[i];
+      times[i] = listing_.modifiedAtMs[i];
+    }
+    Napi::Object result = Napi::Object::New(env);
+    result.Set("names", names);
+    result.Set("bytes", bytes);
+    result.Set("modifiedAtMs", times);
+    return result;
+  }
+
+ private:
+  const std::shared_ptr<FileStore> store_;
+  const std::string folder_;
+  FolderListing listing_;
+  std::unique_ptr<Error> error_;
+};
+
+class StoreObject : public Napi::ObjectWrap<StoreObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(
+        env, "FileStore",
+        {InstanceAccessor<&StoreObject::direct>("direct"), InstanceAccessor<&StoreObject::publish>("publish"),
+         InstanceMethod<&StoreObject::transfer>("transfer"), InstanceMethod<&StoreObject::exists>("exists"),
+         InstanceMethod<&StoreObject::listFolder>("listFolder"), InstanceMethod<&StoreObject::remove>("remove"),
+         InstanceMethod<&StoreObject::counters>("counters"), InstanceMethod<&StoreObject::close>("close")});
+  }
+
+  explicit StoreObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+
+  static Napi::Value make(Napi::Env env, std::shared_ptr<EngineHandle> engine, std::shared_ptr<FileStore> store) {
+    Napi::Object object = addonData(env).storeClass.New({});
+    StoreObject* const self = Unwrap(object);
+    self->engine_ = std::move(engine);
+    self->direct_ = store->direct();
+    self->publish_ = store->publish();
+    self->store_ = std::move(store);
+    return object;
+  }
+
+ private:
+  FileStore& opened() const {
+    if (!store_) throw Error(Code::Closed, "the file store is closed");
+    return *store_;
+  }
+
+  /** (load, keys, memory, rowBytes, slots, priority, replace, ticket) */
+  Napi::Value transfer(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const FooterFacts& facts = opened().options().facts;
+      const Bytes keys = bytesOf(info[1], "keys");
+      const uint32_t count = keyCount(keys, facts.keyBytes);
+      const Bytes memory = bytesOf(info[2], "memory");
+      const uint64_t rowBytes = wholeNumber(info[3], "rowBytes", kWholeMax);
+      if (rowBytes < facts.blockBytes) throw Error(Code::InvalidArgument, "rowBytes is less than the block's bytes");
+      const uint32_t* const slots = slotsOf(info[4], count);
+      Transfer transfer{info[0].ToBoolean(), info[6].ToBoolean(), memory.data, rowBytes,
+                        Region::find(memory.data, memory.length == 0 ? 1 : memory.length)};
+      // A view of a region's start stands for the whole region: Node 20 has no views beyond 4 GiB.
+      const bool whole = transfer.region && transfer.region->data() == memory.data;
+      const uint64_t extent = whole ? transfer.region->bytes() : memory.length;
+      for (uint32_t i = 0; i < count; i++) {
+        if (extent < facts.blockBytes || slots[i] > (extent - facts.blockBytes) / rowBytes) {
+          throw Error(Code::InvalidArgument, "slot " + std::to_string(slots[i]) + " lies outside the memory");
+        }
+      }
+      const Priority priority = text(info[5], "priority") == "load" ? Priority::Load : Priority::Store;
+      const auto batch = std::make_shared<BlockBatch>(priority, count, engine_, info.Env(), store_, keys, slots,
+                                                      std::move(transfer));
+      batch->keep(info[2]);
+      return batch->submit(ticketOf(info[7]));
+    });
+  }
+
+  static const uint32_t* slotsOf(Napi::Value value, uint32_t count) {
+    napi_typedarray_type type = napi_uint8_array;
+    size_t length = 0;
+    void* data = nullptr;
+    const bool is = value.IsTypedArray() && napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr,
+                                                                     nullptr) == napi_ok;
+    if (!is || type != napi_uint32_array || length != count) {
+      throw Error(Code::InvalidArgument, "slots must be a Uint32Array with one slot a key");
+    }
+    return static_cast<const uint32_t*>(data);
+  }
+
+  static uint32_t ticketOf(Napi::Value value) {
+    return value.IsUndefined() ? 0 : static_cast<uint32_t>(wholeNumber(value, "ticket", UINT32_MAX));
+  }
+
+  Napi::Value exists(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const Bytes keys = bytesOf(info[0], "keys");
+      const uint32_t count = keyCount(keys, opened().options().facts.keyBytes);
+      return std::make_shared<ExistsBatch>(count, engine_, info.Env(), store_, keys)->submit(ticketOf(info[1]));
+    });
+  }
+
+  Napi::Value remove(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const Bytes keys = bytesOf(info[0], "keys");
+      const uint32_t count = keyCount(keys, opened().options().facts.keyBytes);
+      return std::make_shared<RemoveBatch>(count, engine_, info.Env(), store_, keys)->submit(ticketOf(info[1]));
+    });
+  }
+
+  Napi::Value listFolder(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      opened();
+      return std::make_shared<ListBatch>(engine_, info.Env(), store_, text(info[0], "folder"))->submit(0);
+    });
+  }
+
+  Napi::Value counters(const Napi::CallbackInfo& info) {
+    if (store_) read(store_->counters());
+    Napi::Object result = Napi::Object::New(info.Env());
+    result.Set("bytesStored", static_cast<double>(bytesStored_));
+    result.Set("bytesLoaded", static_cast<double>(bytesLoaded_));
+    result.Set("adopted", static_cast<double>(adopted_));
+    result.Set("quarantined", static_cast<double>(quarantined_));
+    return result;
+  }
+
+  void read(const FileStoreCounters& counters) {
+    bytesStored_ = counters.bytesStored.load(std::memory_order_relaxed);
+    bytesLoaded_ = counters.bytesLoaded.load(std::memory_order_relaxed);
+    adopted_ = counters.adopted.load(std::memory_order_relaxed);
+    quarantined_ = counters.quarantined.load(std::memory_order_relaxed);
+  }
+
+  /** Batches under way hold the store; the last of them releases the descriptors. */
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    if (store_) read(store_->counters());
+    store_.reset();
+    return info.Env().Undefined();
+  }
+
+  Napi::Value direct(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), direct_); }
+  Napi::Value publish(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), publish_ == Publish::Link ? "link" : "rename");
+  }
+
+  std::shared_ptr<EngineHandle> engine_;
+  std::shared_ptr<FileStore> store_;
+  bool direct_ = false;
+  Publish publish_ = Publish::Rename;
+  uint64_t bytesStored_ = 0;
+  uint64_t bytesLoaded_ = 0;
+  uint64_t adopted_ = 0;
+  uint64_t quarantined_ = 0;
+};
+
+class OpenBatch final : public Batch {
+ public:
+  OpenBatch(std::shared_ptr<EngineHandle> engine, Napi::Env env, FileStoreOptions options)
+      : Batch(Priority::Load, 1, std::move(engine), env), options_(std::move(options)) {}
+
+  void run(uint32_t, ThreadState&) noexcept override {
+    try {
+      store_ = FileStore::open(options_);
+    } catch (const Error& error) {
+      error_ = std::make_unique<Error>(error);
+    } catch (...) {
+      error_ = std::make_unique<Error>(Code::Internal, "out of memory");
+    }
+  }
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    if (skipped() != Code::None) throw Error(skipped(), "the engine did not open the store", 0, options_.blocksFolder);
+    if (error_) throw Error(*error_);
+    return StoreObject::make(env, engine(), std::move(store_));
+  }
+
+ private:
+  const FileStoreOptions options_;
+  std::shared_ptr<FileStore> store_;
+  std::unique_ptr<Error> error_;
+};
+
+/** One of a few words; its place in the list. */
+size_t choice(Napi::Value value, const char* name, std::initializer_list<const char*> words) {
+  const std::string word = text(value, name);
+  const auto found = std::find(words.begin(), words.end(), word);
+  if (found == words.end()) throw Error(Code::InvalidArgument, std::string(name) + " cannot be '" + word + "'");
+  return static_cast<size_t>(found - words.begin());
+}
+
+FileStoreOptions optionsOf(Napi::Object object) {
+  FileStoreOptions options;
+  options.blocksFolder = text(object.Get("blocksFolder"), "blocksFolder");
+  options.tmpFolder = text(object.Get("tmpFolder"), "tmpFolder");
+  options.quarantineFolder = text(object.Get("quarantineFolder"), "quarantineFolder");
+  options.quarantineFilesMax =
+      static_cast<uint32_t>(wholeNumber(object.Get("quarantineFilesMax"), "quarantineFilesMax", 1'000'000));
+  options.layout = static_cast<Layout>(choice(object.Get("layout"), "layout", {"kvferry", "vllm-fs"}));
+  const Bytes digest = bytesOf(object.Get("namespaceDigest"), "namespaceDigest");
+  if (digest.length != kDigestBytes) throw Error(Code::InvalidArgument, "namespaceDigest must have 32 bytes");
+  std::memcpy(options.facts.namespaceDigest.data(), digest.data, kDigestBytes);
+  options.facts.writer = text(object.Get("writer"), "writer");
+  options.facts.keyBytes = static_cast<uint32_t>(wholeNumber(object.Get("keyBytes"), "keyBytes", kKeyBytesMax));
+  options.facts.blockBytes = wholeNumber(object.Get("blockBytes"), "blockBytes", kWholeMax);
+  options.fileMode = static_cast<mode_t>(wholeNumber(object.Get("fileMode"), "fileMode", 07777));
+  options.folderMode = static_cast<mode_t>(wholeNumber(object.Get("folderMode"), "folderMode", 07777));
+  options.fsync = object.Get("fsync").ToBoolean();
+  options.adopt = object.Get("adopt").ToBoolean();
+  options.direct = static_cast<Direct>(choice(object.Get("direct"), "direct", {"auto", "on", "off"}));
+  options.publish = static_cast<Publish>(choice(object.Get("publish"), "publish", {"auto", "link", "rename"}));
+  return options;
+}
+
+}  // namespace
+
+Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options) {
+  return std::make_shared<OpenBatch>(engine, options.Env(), optionsOf(options))->submit(0);
+}
+
+Napi::Function defineStoreClass(Napi::Env env) { return StoreObject::define(env); }
+
+}  // namespace kvferry::binding
