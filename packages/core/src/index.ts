@@ -9,7 +9,21 @@ export {
   type Usage,
 } from "./backend.js";
 export { mergeResult, selectBatch } from "./batches.js";
+export {
+  BLOCK_FORMAT_VERSION,
+  decodeFooter,
+  type ExpectedBlock,
+  encodeFooter,
+  FOOTER_BYTES,
+  type Footer,
+  type FooterFields,
+  paddedBytes,
+  storedBlockBytes,
+  type Verdict,
+  verifyBlock,
+} from "./block-format.js";
 export { type AuthorOptions, abortCode, type CallOptions, type Priority } from "./call.js";
+export { type Checksum, crc32c } from "./crc32c.js";
 export {
   ERROR_CODES,
   type ErrorCode,
@@ -20,6 +34,7 @@ export {
   type KvferryErrorOptions,
   toKvferryError,
 } from "./errors.js";
+export { KeySet } from "./key-set.js";
 export {
   GROUP_BYTES,
   KEY_BYTES_MAX,
@@ -32,7 +47,24 @@ export {
   packKeys,
   selectKeys,
 } from "./keys.js";
+export {
+  type CircuitBreakerConfig,
+  CircuitBreakerLayer,
+  type CircuitChange,
+  type CircuitState,
+} from "./layers/circuit-breaker.js";
+export { type DeadlineConfig, DeadlineLayer } from "./layers/deadline.js";
+export { type IntegrityConfig, IntegrityLayer } from "./layers/integrity.js";
 export { Layer } from "./layers/layer.js";
+export { type LimitConfig, LimitLayer } from "./layers/limit.js";
+export {
+  BACKEND_METRICS,
+  type MetricDefinition,
+  type MetricLabels,
+  MetricsLayer,
+  type MetricsSink,
+} from "./layers/metrics.js";
+export { type RetryConfig, RetryLayer } from "./layers/retry.js";
 export {
   CAPABILITY_NAMES,
   type Capabilities,
