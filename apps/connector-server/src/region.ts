@@ -3,7 +3,7 @@ import { isAbsolute } from "node:path";
 import { promisify } from "node:util";
 import { KvferryError, type Region, toKvferryError } from "@kvferry/core";
 import { closeFd, mapRegionFd } from "@kvferry/native";
-import type { HelloMessage } from "@kvferry/protocol";
+import { fromNativeError, type HelloMessage } from "@kvferry/protocol";
 
 const OFFSET_MULTIPLE_BYTES = 4096;
 
@@ -49,7 +49,11 @@ export async function mapClientRegion(hello: HelloMessage, passedFd: number | un
     throw toKvferryError(thrown, "hello", { field: "regions[0]" });
   }
   // From here on the descriptor is the mapping's.
-  return mapRegionFd(fd, { rows: hello.slots, rowBytes: fragment.stride, offset: fragment.offset });
+  try {
+    return mapRegionFd(fd, { rows: hello.slots, rowBytes: fragment.stride, offset: fragment.offset });
+  } catch (thrown) {
+    throw fromNativeError(thrown, "hello");
+  }
 }
 
 async function openRegionPath({ regions: [{ path }] }: HelloMessage): Promise<number> {
@@ -64,7 +68,9 @@ async function openRegionPath({ regions: [{ path }] }: HelloMessage): Promise<nu
     fd = await openFile(path, flags);
   } catch (thrown) {
     const error = toKvferryError(thrown, "hello");
-    throw new KvferryError(error.code, `cannot open the region: ${error.message}`, {
+    // ENOENT, EISDIR, ELOOP …: the path is wrong, not this server
+    const code = error.code === "INTERNAL" ? "INVALID_ARGUMENT" : error.code;
+    throw new KvferryError(code, `cannot open the region: ${error.message}`, {
       operation: "hello",
       context: { field: "regions[0].path" },
       cause: thrown,

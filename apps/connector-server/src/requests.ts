@@ -201,7 +201,13 @@ export class Requests {
 
   #ended(id: number, operation: Operation, keys: number, result: Uint8Array | BatchResult): void {
     const request = this.#take(id);
-    this.#options.metrics.answered(operation, keys, (performance.now() - request.startedMs) / 1000, result, this.#options.blockBytes);
+    this.#options.metrics.answered(
+      operation,
+      keys,
+      (performance.now() - request.startedMs) / 1000,
+      result,
+      this.#options.blockBytes,
+    );
   }
 
   #failed(id: number, operation: Operation, thrown: unknown): void {

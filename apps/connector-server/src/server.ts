@@ -1,6 +1,7 @@
 import { access, constants, mkdir } from "node:fs/promises";
 import { KvferryError, type Logger, silentLogger, toKvferryError } from "@kvferry/core";
-import { listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
+import { type ConnectionHandlers, listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
+import { fromNativeError } from "@kvferry/protocol";
 import { startTier, type TierRuntime } from "./backends.js";
 import {
   type HttpAddress,
@@ -197,7 +198,7 @@ class Server implements RunningServer {
     }
   }
 
-  #connected(connection: UnixConnection, context: SessionContext): Session {
+  #connected(connection: UnixConnection, context: SessionContext): ConnectionHandlers {
     const session = new Session(connection, context);
     this.#sessions.add(session);
     context.metrics.connected();
@@ -205,7 +206,7 @@ class Server implements RunningServer {
     if (this.#closing !== undefined) session.drain();
     else if (this.#sessions.size > context.limits.connectionsMax)
       session.refuse(`${context.limits.connectionsMax} connections are open`);
-    return session;
+    return session.handlers;
   }
 
   async #serveHttp(address: HttpAddress, metrics: ServerMetrics): Promise<void> {
@@ -258,8 +259,7 @@ async function storageProblem(tier: ResolvedTier): Promise<string | undefined> {
 }
 
 function listenError(socket: string, thrown: unknown): KvferryError {
-  const code = (thrown as { code?: unknown }).code;
-  const message = (thrown as Error).message;
+  const { code, message } = fromNativeError(thrown, "listen");
   const details = { operation: "listen", context: { field: "socket", path: socket }, cause: thrown };
   if (code === "BUSY") {
     return new KvferryError(
@@ -268,5 +268,5 @@ function listenError(socket: string, thrown: unknown): KvferryError {
       details,
     );
   }
-  return new KvferryError(toKvferryError(thrown, "listen").code, `cannot listen at ${socket}: ${message}`, details);
+  return new KvferryError(code, `cannot listen at ${socket}: ${message}`, details);
 }

@@ -56,7 +56,7 @@ let lastSessionId = 0;
  * One connection. It reads frames, answers HELLO, hands requests to `Requests`, and keeps the fence of docs/protocol.md: whatever ends
  * the session, its socket is closed only after its last I/O has ended and the region is unmapped.
  */
-export class Session implements ConnectionHandlers {
+export class Session {
   readonly id: number = ++lastSessionId;
   /** Settles when the socket is closed. */
   readonly closed: Promise<void>;
@@ -110,27 +110,13 @@ export class Session implements ConnectionHandlers {
     };
   }
 
-  onData(bytes: Uint8Array, fds: readonly number[]): void {
-    this.#takeDescriptors(fds);
-    if (this.#state === "ending" || this.#state === "closed") return;
-    try {
-      this.#decoder.push(bytes);
-      this.#readFrames();
-    } catch (thrown) {
-      this.#fatal(toKvferryError(thrown, "receive"));
-    }
-  }
-
-  /** The peer has closed or half-closed: no more requests. Those under way may still be answered. */
-  onClose(error: Error | undefined): void {
-    this.#peerGone = true;
-    if (error !== undefined) this.#deaf = true;
-    if (this.#released) {
-      this.#close();
-      return;
-    }
-    const reason = error === undefined ? "the client ended it" : `it broke: ${error.message}`;
-    this.#end(reason, error === undefined);
+  /** For the data plane, which calls them without a receiver. */
+  get handlers(): ConnectionHandlers & { onEnd(): void } {
+    return {
+      onData: (bytes, fds) => this.#received(bytes, fds),
+      onEnd: () => this.#peerEnded(),
+      onClose: (error) => this.#over(error),
+    };
   }
 
   /** Says that the server is about to end and takes no more stores and loads; ends once all requests are answered. */
@@ -154,6 +140,34 @@ export class Session implements ConnectionHandlers {
   /** Ends at once: what has not begun is not done; what is under way ends first. */
   abort(): void {
     this.#end("aborted", false);
+    this.#requests?.abort();
+  }
+
+  #received(bytes: Uint8Array, fds: readonly number[]): void {
+    this.#takeDescriptors(fds);
+    if (this.#state === "ending" || this.#state === "closed") return;
+    try {
+      this.#decoder.push(bytes);
+      this.#readFrames();
+    } catch (thrown) {
+      this.#fatal(toKvferryError(thrown, "receive"));
+    }
+  }
+
+  /** The peer has closed or half-closed: no more requests come, those under way may still be answered. */
+  #peerEnded(): void {
+    this.#peerGone = true;
+    if (!this.#released) this.#end("the client ended it", true);
+    else if (this.#connection.bufferedBytes === 0) this.#close();
+  }
+
+  /** The socket is closed: by us, or because it broke. */
+  #over(error: Error | undefined): void {
+    if (this.#state === "closed") return;
+    this.#deaf = true;
+    this.#peerGone = true;
+    if (this.#released) this.#close();
+    else this.#end(`it broke: ${error?.message ?? "closed"}`, false);
     this.#requests?.abort();
   }
 
@@ -199,7 +213,7 @@ export class Session implements ConnectionHandlers {
     }
     if (this.#state !== "opening") return this.#release(); // ended meanwhile
     this.#welcome(hello);
-    this.onData(nothing, []); // what came while HELLO was being answered
+    this.#received(nothing, []); // what came while HELLO was being answered
   }
 
   async #open(hello: HelloMessage, fd: number | undefined): Promise<void> {

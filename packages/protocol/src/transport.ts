@@ -1,4 +1,5 @@
 import { KvferryError, toKvferryError } from "@kvferry/core";
+import { fromNativeError } from "./native-error.js";
 
 /** What a transport tells. */
 export interface TransportHandlers {
@@ -29,7 +30,7 @@ export interface UnixSockets {
       onData(bytes: Uint8Array, fds: readonly number[]): void;
       onClose(error: Error | undefined): void;
     },
-  ): FrameTransport | Promise<FrameTransport>;
+  ): FrameTransport;
   closeFd(fd: number): void;
 }
 
@@ -39,13 +40,17 @@ const NATIVE_PACKAGE = "@kvferry/native";
 export function nativeTransport(path: string, sockets?: UnixSockets): Connector {
   return async (handlers) => {
     const native = sockets ?? (await loadNative());
-    return native.connectUnix(path, {
-      onData(bytes, fds) {
-        for (const fd of fds) native.closeFd(fd); // a server has no descriptors to give
-        handlers.onData(bytes);
-      },
-      onClose: (error) => handlers.onClose(error),
-    });
+    try {
+      return native.connectUnix(path, {
+        onData(bytes, fds) {
+          for (const fd of fds) native.closeFd(fd); // a server has no descriptors to give
+          handlers.onData(bytes);
+        },
+        onClose: (error) => handlers.onClose(error),
+      });
+    } catch (thrown) {
+      throw fromNativeError(thrown, "connect");
+    }
   };
 }
 
