@@ -9,3 +9,11 @@ export {
   type TestFunctions,
 } from "./conformance.js";
 export type { BackendFactory, CreatedBackend, CreateOptions, DamageHookName, DamageHooks } from "./factory.js";
+export {
+  type FailOptions,
+  type Fault,
+  FaultyBackend,
+  type FaultyOperation,
+  type FaultyOptions,
+} from "./faulty-backend.js";
+export { seededBytes, seededRandom } from "./random.js";
