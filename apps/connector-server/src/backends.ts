@@ -8,6 +8,7 @@ import type { BackendFactory } from "./namespaces.js";
 export interface TierRuntime {
   /** For metrics and status. */
   readonly name: string;
+  /** The bare backend, without layers. */
   readonly createBackend: BackendFactory;
   /** The I/O engine that the namespaces share, where there is one. */
   readonly engine: FileEngine | undefined;
@@ -15,9 +16,9 @@ export interface TierRuntime {
   close(): Promise<void>;
 }
 
-/** Starts what the configured tier needs. */
-export function startTier(tier: ResolvedTier): TierRuntime {
-  return tier.backend === "memory" ? memoryTier(tier) : posixTier(tier);
+/** Starts what the configured tier needs. `blocksMax`: blocks that may be under way. */
+export function startTier(tier: ResolvedTier, blocksMax: number): TierRuntime {
+  return tier.backend === "memory" ? memoryTier(tier) : posixTier(tier, blocksMax);
 }
 
 function memoryTier({ capacityBytes }: Extract<ResolvedTier, { backend: "memory" }>): TierRuntime {
@@ -30,9 +31,12 @@ function memoryTier({ capacityBytes }: Extract<ResolvedTier, { backend: "memory"
   };
 }
 
-function posixTier(tier: Extract<ResolvedTier, { backend: "posix" }>): TierRuntime {
+const QUEUE_DEPTH_MIN = 65_536;
+
+function posixTier(tier: Extract<ResolvedTier, { backend: "posix" }>, blocksMax: number): TierRuntime {
   const { backend: name, threads, deadlineMs: _deadlineMs, ...config } = tier;
-  const engine = createFileEngine(threads === undefined ? {} : { threads });
+  const queueDepthMax = Math.max(QUEUE_DEPTH_MIN, blocksMax);
+  const engine = createFileEngine({ queueDepthMax, ...(threads === undefined ? {} : { threads }) });
   return {
     name,
     createBackend(_namespace, { vllmFs }): OffloadBackend {

@@ -5,7 +5,12 @@ import type { LogLevel } from "./config.js";
 /** What may wait for a slow reader of stderr; older lines than that are lost rather than the server's time. */
 const BUFFER_BYTES_MAX = 2 ** 20;
 
+/** A reader of stderr that is stuck must not keep the process alive. */
+const DRAIN_MS_MAX = 500;
+
 export interface ServerLogger extends Logger {
+  /** Settles when everything has been written, or after a short while. */
+  drained(): Promise<void>;
   /** Writes what is buffered, before the process ends. */
   flush(): void;
 }
@@ -14,12 +19,26 @@ export interface ServerLogger extends Logger {
 export function createLogger(level: LogLevel, json: boolean = process.stderr.isTTY !== true): ServerLogger {
   const stderr = destination({ dest: 2, sync: false, maxLength: BUFFER_BYTES_MAX });
   const stream: DestinationStream = json ? stderr : { write: (line) => void stderr.write(pretty(line)) };
-  const logger = pino({ level, base: { name: "kvferry" }, timestamp: pino.stdTimeFunctions.isoTime }, stream);
+  const logger = pino(
+    {
+      level,
+      base: { name: "kvferry" },
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    stream,
+  );
   return {
     debug: (facts, message) => logger.debug(facts, message),
     info: (facts, message) => logger.info(facts, message),
     warn: (facts, message) => logger.warn(facts, message),
     error: (facts, message) => logger.error(facts, message),
+    drained() {
+      return new Promise((resolve) => {
+        setTimeout(resolve, DRAIN_MS_MAX).unref();
+        stderr.flush(() => resolve());
+      });
+    },
     flush() {
       try {
         stderr.flushSync();
@@ -30,13 +49,11 @@ export function createLogger(level: LogLevel, json: boolean = process.stderr.isT
   };
 }
 
-const LEVEL_NAMES: Readonly<Record<number, string>> = { 20: "debug", 30: "info ", 40: "WARN ", 50: "ERROR" };
-
 function pretty(line: string): string {
   const { level, time, name: _name, msg, ...facts } = JSON.parse(line) as Record<string, unknown>;
   const clock = String(time).slice(11, 23);
   const details = Object.entries(facts).map(
     ([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`,
   );
-  return `${clock} ${LEVEL_NAMES[Number(level)] ?? level} ${msg} ${details.join(" ")}\n`;
+  return `${clock} ${String(level).toUpperCase().padEnd(5)} ${msg} ${details.join(" ")}\n`;
 }

@@ -1,10 +1,11 @@
-import { type BatchResult, type ErrorCode, outcomeName } from "@kvferry/core";
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { type BatchResult, type CircuitState, type ErrorCode, outcomeName, type Usage } from "@kvferry/core";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, type Registry } from "prom-client";
 
 export type Operation = "lookup" | "store" | "load";
 
 const OPERATIONS: readonly Operation[] = ["lookup", "store", "load"];
 const STATE_NAMES: readonly string[] = ["miss", "hit", "pending"];
+const CIRCUIT_STATES: readonly CircuitState[] = ["closed", "half-open", "open"];
 const OUTCOMES_MAX = 256;
 const SECONDS_BUCKETS: readonly number[] = [
   0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
@@ -19,9 +20,10 @@ export interface MetricSources {
   namespaces(): number;
   /** Blocks waiting for the data plane, by operation, and those being moved; undefined where the backend has no queue. */
   queue(): { readonly loads: number; readonly stores: number; readonly running: number } | undefined;
-  /** State of each namespace's circuit breaker: 0 closed, 1 half-open, 2 open; the worst of them. */
-  breaker(): number;
-  usage(): Promise<{ readonly bytes: number; readonly blocks: number; readonly capacityBytes: number | undefined }>;
+  /** Of all namespaces. */
+  circuits(): readonly CircuitState[];
+  /** Of all open namespaces. */
+  usage(): Promise<Usage>;
 }
 
 /** Counters as JSON, for the status. */
@@ -42,7 +44,7 @@ class OperationCounts {
 
 /** What the server counts. One instance a server, with a registry of its own. */
 export class ServerMetrics {
-  readonly registry: Registry = new Registry();
+  readonly registry: Registry;
   readonly #counts: Readonly<Record<Operation, OperationCounts>> = {
     lookup: new OperationCounts(),
     store: new OperationCounts(),
@@ -52,11 +54,9 @@ export class ServerMetrics {
   readonly #batchKeys: Record<Operation, { observe(value: number): void }>;
   readonly #refusals: Counter<"code">;
   readonly #connectionsTotal: Counter;
-  #blockBytesStored = 0;
-  #blockBytesLoaded = 0;
 
-  constructor(sources: MetricSources) {
-    const { registry } = this;
+  constructor(registry: Registry, sources: MetricSources) {
+    this.registry = registry;
     const registers = [registry];
     const seconds = new Histogram({
       name: "kvferry_request_seconds",
@@ -90,7 +90,7 @@ export class ServerMetrics {
       help: "Connections accepted.",
       registers,
     });
-    this.#registerCounts(sources.tier);
+    this.#registerCounts();
     this.#registerSources(sources);
     collectDefaultMetrics({ register: registry, prefix: "kvferry_" });
   }
@@ -104,19 +104,12 @@ export class ServerMetrics {
     this.#refusals.inc({ code });
   }
 
-  /** A request was answered; `result` is its states or its outcomes. `blockBytes` moved for each key that ended well. */
-  answered(
-    operation: Operation,
-    keys: number,
-    seconds: number,
-    result: Uint8Array | BatchResult,
-    blockBytes = 0,
-  ): void {
+  /** A request was answered; `result` is its states or its outcomes. */
+  answered(operation: Operation, keys: number, seconds: number, result: Uint8Array | BatchResult): void {
     const counts = this.#counts[operation];
     counts.requests++;
     const bytes = result instanceof Uint8Array ? result : result.outcomes;
     for (let i = 0; i < bytes.length; i++) (counts.outcomes[bytes[i] as number] as number)++;
-    if (blockBytes > 0) this.#countBytes(operation, bytes, blockBytes);
     this.#seconds[operation].observe(seconds);
     this.#batchKeys[operation].observe(keys);
   }
@@ -139,15 +132,7 @@ export class ServerMetrics {
     });
   }
 
-  #countBytes(operation: Operation, outcomes: Uint8Array, blockBytes: number): void {
-    const wanted = operation === "store" ? 1 : 4; // Outcome.STORED, Outcome.LOADED
-    let moved = 0;
-    for (let i = 0; i < outcomes.length; i++) if (outcomes[i] === wanted) moved++;
-    if (operation === "store") this.#blockBytesStored += moved * blockBytes;
-    else this.#blockBytesLoaded += moved * blockBytes;
-  }
-
-  #registerCounts(tier: string): void {
+  #registerCounts(): void {
     const registers = [this.registry];
     const counts = this.#counts;
     new Counter({
@@ -168,45 +153,6 @@ export class ServerMetrics {
         }
       },
     });
-    new Counter({
-      name: "kvferry_blocks_total",
-      help: "Keys answered, by what became of them.",
-      labelNames: ["operation", "outcome", "tier"] as const,
-      registers,
-      collect() {
-        this.reset();
-        for (const operation of OPERATIONS) {
-          counts[operation].outcomes.forEach((count, outcome) => {
-            if (count > 0) this.inc({ operation, outcome: labelOf(operation, outcome), tier }, count);
-          });
-        }
-      },
-    });
-    const corrupt = 6; // Outcome.CORRUPT
-    new Counter({
-      name: "kvferry_corrupt_blocks_total",
-      help: "Blocks that did not verify; none of them reached an engine.",
-      labelNames: ["tier"] as const,
-      registers,
-      collect() {
-        this.reset();
-        this.inc({ tier }, counts.load.outcomes[corrupt]);
-      },
-    });
-    const moved = (): [Operation, number][] => [
-      ["store", this.#blockBytesStored],
-      ["load", this.#blockBytesLoaded],
-    ];
-    new Counter({
-      name: "kvferry_moved_bytes_total",
-      help: "Payload bytes moved to storage (store) and from it (load).",
-      labelNames: ["operation", "tier"] as const,
-      registers,
-      collect() {
-        this.reset();
-        for (const [operation, bytes] of moved()) this.inc({ operation, tier }, bytes);
-      },
-    });
   }
 
   #registerSources(sources: MetricSources): void {
@@ -215,7 +161,7 @@ export class ServerMetrics {
     this.#gauge("kvferry_requests_unanswered", "Requests being worked on.", () => sources.unanswered());
     this.#gauge("kvferry_namespaces", "Namespaces open.", () => sources.namespaces());
     this.#gauge("kvferry_breaker_state", "Circuit breaker: 0 closed, 1 half-open, 2 open; the worst of all.", () =>
-      sources.breaker(),
+      Math.max(0, ...sources.circuits().map((state) => CIRCUIT_STATES.indexOf(state))),
     );
     new Gauge({
       name: "kvferry_queue_blocks",
@@ -226,25 +172,26 @@ export class ServerMetrics {
         for (const [state, blocks] of Object.entries(sources.queue() ?? {})) this.set({ state, tier }, blocks);
       },
     });
-    const labelNames = ["tier"] as const;
-    const registers = [this.registry];
-    const bytes = new Gauge({ name: "kvferry_stored_bytes", help: "Bytes on storage.", labelNames, registers });
-    const capacity = new Gauge({
-      name: "kvferry_capacity_bytes",
-      help: "Bytes allowed, all open namespaces together.",
-      labelNames,
-      registers,
-    });
+    this.#usageGauge(
+      "kvferry_stored_blocks",
+      "Blocks on storage, in open namespaces.",
+      sources,
+      ({ blocks }) => blocks,
+    );
+    this.#usageGauge("kvferry_stored_bytes", "Bytes on storage, in open namespaces.", sources, ({ bytes }) => bytes);
+    const capacityHelp = "Bytes allowed, all open namespaces together.";
+    this.#usageGauge("kvferry_capacity_bytes", capacityHelp, sources, ({ capacityBytes }) => capacityBytes);
+  }
+
+  #usageGauge(name: string, help: string, sources: MetricSources, read: (usage: Usage) => number | undefined): void {
     new Gauge({
-      name: "kvferry_stored_blocks",
-      help: "Blocks on storage, in open namespaces.",
-      labelNames,
-      registers,
+      name,
+      help,
+      labelNames: ["tier"] as const,
+      registers: [this.registry],
       async collect() {
-        const usage = await sources.usage();
-        this.set({ tier }, usage.blocks);
-        bytes.set({ tier }, usage.bytes);
-        if (usage.capacityBytes !== undefined) capacity.set({ tier }, usage.capacityBytes);
+        const value = read(await sources.usage());
+        if (value !== undefined) this.set({ tier: sources.tier }, value);
       },
     });
   }

@@ -1,4 +1,5 @@
 import {
+  type CircuitState,
   type Clock,
   KvferryError,
   type Logger,
@@ -8,6 +9,7 @@ import {
   toKvferryError,
 } from "@kvferry/core";
 import type { VllmFsNames } from "@kvferry/protocol";
+import type { LayeredBackend } from "./layers.js";
 
 /** What a client says about the blocks of a namespace; all clients of one say the same. */
 export interface NamespaceShape {
@@ -16,16 +18,26 @@ export interface NamespaceShape {
   readonly vllmFs: VllmFsNames | undefined;
 }
 
-/** Makes the backend of a namespace; it is opened and closed by the pool. */
+/** Makes the backend of a namespace. It is not opened yet; the server opens and closes it. */
 export type BackendFactory = (namespace: Namespace, shape: NamespaceShape) => OffloadBackend;
 
 export interface PoolOptions {
-  readonly createBackend: BackendFactory;
+  /** Makes a namespace's backend, layers and all. */
+  readonly createBackend: (namespace: Namespace, shape: NamespaceShape) => LayeredBackend;
   readonly logger: Logger;
   readonly clock?: Clock;
   /** Ms that a namespace stays open without a session. */
   readonly idleMs: number;
   readonly namespacesMax: number;
+}
+
+/** A namespace as the status shows it. */
+export interface OpenNamespace {
+  readonly namespace: Namespace;
+  readonly shape: NamespaceShape;
+  readonly backend: OffloadBackend;
+  readonly sessions: number;
+  circuit(): CircuitState;
 }
 
 /** A session's hold on a namespace. */
@@ -36,10 +48,7 @@ export interface NamespaceLease {
   release(): void;
 }
 
-interface Entry {
-  readonly namespace: Namespace;
-  readonly shape: NamespaceShape;
-  readonly backend: OffloadBackend;
+interface Entry extends OpenNamespace {
   readonly opened: Promise<void>;
   sessions: number;
   /** Monotonic ms at which the last session left. */
@@ -61,10 +70,8 @@ export class NamespacePool {
   }
 
   /** Every namespace that is open or being opened. */
-  *list(): Iterable<{ namespace: Namespace; shape: NamespaceShape; backend: OffloadBackend; sessions: number }> {
-    for (const { namespace, shape, backend, sessions, closing } of this.#entries.values()) {
-      if (closing === undefined) yield { namespace, shape, backend, sessions };
-    }
+  list(): readonly OpenNamespace[] {
+    return [...this.#entries.values()].filter(({ closing }) => closing === undefined);
   }
 
   /** Opens the namespace, or joins those who have it open.
@@ -114,7 +121,7 @@ export class NamespacePool {
 
   #open(namespace: Namespace, shape: NamespaceShape): Entry {
     const { logger, createBackend } = this.#options;
-    const backend = createBackend(namespace, shape);
+    const { backend, circuit } = createBackend(namespace, shape);
     const log = { namespace: namespace.digestHex, model: namespace.fields.model };
     const opened = backend.open({ namespace, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes, logger }).then(
       () => logger.info({ ...log, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes }, "opened a namespace"),
@@ -129,6 +136,7 @@ export class NamespacePool {
       namespace,
       shape,
       backend,
+      circuit,
       opened,
       sessions: 0,
       idleSinceMs: 0,

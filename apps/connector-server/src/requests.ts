@@ -23,7 +23,8 @@ import type { ServerMetrics } from "./metrics.js";
 export interface RequestsOptions {
   readonly backend: OffloadBackend;
   readonly keyBytes: number;
-  readonly blockBytes: number;
+  /** Ms that a store or load may take. */
+  readonly deadlineMs: number;
   readonly region: Region;
   readonly batchKeysMax: number;
   readonly requestsMax: number;
@@ -170,11 +171,11 @@ export class Requests {
 
   async #transfer(message: StoreMessage | LoadMessage): Promise<void> {
     const { id, t: operation, slots } = message;
-    const { backend, region, batchKeysMax } = this.#options;
+    const { backend, region, batchKeysMax, deadlineMs } = this.#options;
     const request = this.#requests.get(id) as Request;
     try {
       const keys = this.#keys(message.keys, operation, batchKeysMax);
-      const options = { signal: (request.controller as AbortController).signal };
+      const options = { signal: (request.controller as AbortController).signal, deadlineMs };
       const result = await backend[operation]({ keys, region, slots }, options);
       this.#ended(id, operation, keys.count, result);
       const us = Math.round((performance.now() - request.startedMs) * 1000);
@@ -201,13 +202,7 @@ export class Requests {
 
   #ended(id: number, operation: Operation, keys: number, result: Uint8Array | BatchResult): void {
     const request = this.#take(id);
-    this.#options.metrics.answered(
-      operation,
-      keys,
-      (performance.now() - request.startedMs) / 1000,
-      result,
-      this.#options.blockBytes,
-    );
+    this.#options.metrics.answered(operation, keys, (performance.now() - request.startedMs) / 1000, result);
   }
 
   #failed(id: number, operation: Operation, thrown: unknown): void {

@@ -2,6 +2,7 @@ import { access, constants, mkdir } from "node:fs/promises";
 import { KvferryError, type Logger, silentLogger, toKvferryError } from "@kvferry/core";
 import { type ConnectionHandlers, listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
 import { fromNativeError } from "@kvferry/protocol";
+import { Registry } from "prom-client";
 import { startTier, type TierRuntime } from "./backends.js";
 import {
   type HttpAddress,
@@ -11,6 +12,7 @@ import {
   type ServerConfig,
 } from "./config.js";
 import { type HttpServer, startHttp } from "./http.js";
+import { backendMetrics, withLayers } from "./layers.js";
 import { ServerMetrics } from "./metrics.js";
 import { type BackendFactory, NamespacePool } from "./namespaces.js";
 import { Session, type SessionContext } from "./session.js";
@@ -84,16 +86,20 @@ class Server implements RunningServer {
     await prepareSocketFolder(this.socket, this.config.socketIsDefault);
     this.#tier =
       this.#createBackend === undefined
-        ? startTier(tier)
+        ? startTier(tier, limits.operationsMax * limits.batchKeysMax)
         : { name: "custom", createBackend: this.#createBackend, engine: undefined, close: async () => {} };
     try {
+      const { createBackend } = this.#tier;
+      const registry = new Registry();
+      const createSink = backendMetrics(registry);
       this.#namespaces = new NamespacePool({
-        createBackend: this.#tier.createBackend,
+        createBackend: (namespace, shape) =>
+          withLayers(createBackend(namespace, shape), { operationsMax: limits.operationsMax, sink: createSink() }),
         logger: this.#logger,
         idleMs: namespaceIdleMs,
         namespacesMax: limits.namespacesMax,
       });
-      this.#metrics = this.#createMetrics(this.#tier, this.#namespaces);
+      this.#metrics = this.#createMetrics(registry, this.#tier, this.#namespaces);
       this.#listen(this.#namespaces, this.#metrics);
       if (this.config.http !== undefined) await this.#serveHttp(this.config.http, this.#metrics);
     } catch (thrown) {
@@ -161,17 +167,17 @@ class Server implements RunningServer {
     return this.#sessions.size === 0;
   }
 
-  #createMetrics(tier: TierRuntime, namespaces: NamespacePool): ServerMetrics {
-    return new ServerMetrics({
+  #createMetrics(registry: Registry, tier: TierRuntime, namespaces: NamespacePool): ServerMetrics {
+    return new ServerMetrics(registry, {
       tier: tier.name,
       connections: () => this.#sessions.size,
       unanswered: () => [...this.#sessions].reduce((sum, session) => sum + session.status.requests, 0),
-      namespaces: () => [...namespaces.list()].length,
+      namespaces: () => namespaces.list().length,
       queue() {
         const stats = tier.engine?.stats();
         return stats && { loads: stats.queuedLoads, stores: stats.queuedStores, running: stats.running };
       },
-      breaker: () => 0,
+      circuits: () => namespaces.list().map(({ circuit }) => circuit()),
       usage: () => usageOf(namespaces),
     });
   }
@@ -181,6 +187,7 @@ class Server implements RunningServer {
     const context: SessionContext = {
       identity: { name: "kvferry", version, pid: process.pid },
       limits,
+      deadlineMs: this.config.tier.deadlineMs,
       namespaces,
       metrics,
       logger: this.#logger,

@@ -22,6 +22,8 @@ import { Requests } from "./requests.js";
 export interface SessionContext {
   readonly identity: { readonly name: string; readonly version: string; readonly pid: number };
   readonly limits: ResolvedLimits;
+  /** Ms that a store or load may take. */
+  readonly deadlineMs: number;
   readonly namespaces: NamespacePool;
   readonly metrics: ServerMetrics;
   readonly logger: Logger;
@@ -236,12 +238,12 @@ export class Session {
 
   #welcome(hello: HelloMessage): void {
     const { lease, region } = { lease: this.#lease as NamespaceLease, region: this.#region as ClientRegion };
-    const { identity, limits, metrics } = this.#context;
+    const { identity, limits, metrics, deadlineMs } = this.#context;
     const batchKeysMax = Math.min(limits.batchKeysMax, lease.backend.manifest.limits.batchKeysMax);
     this.#requests = new Requests({
       backend: lease.backend,
       keyBytes: hello.keyBytes,
-      blockBytes: hello.blockBytes,
+      deadlineMs,
       region,
       batchKeysMax,
       requestsMax: limits.requestsMax,

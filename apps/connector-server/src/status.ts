@@ -1,8 +1,8 @@
-import type { Usage } from "@kvferry/core";
+import type { CircuitState, OffloadBackend, Usage } from "@kvferry/core";
 import type { TierRuntime } from "./backends.js";
 import type { HttpAddress, ResolvedConfig } from "./config.js";
 import type { CounterStatus, ServerMetrics } from "./metrics.js";
-import type { NamespacePool } from "./namespaces.js";
+import type { NamespacePool, OpenNamespace } from "./namespaces.js";
 import type { Session, SessionStatus } from "./session.js";
 import { version } from "./version.js";
 
@@ -13,6 +13,8 @@ export interface NamespaceStatus {
   readonly keyBytes: number;
   readonly blockBytes: number;
   readonly sessions: number;
+  /** Whether the storage is asked: closed is good, open is not. */
+  readonly circuit: CircuitState;
   /** undefined where the backend does not count, or is not open yet. */
   readonly usage: Usage | undefined;
 }
@@ -60,7 +62,7 @@ export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
     socket: parts.config.socket,
     http: parts.http,
     sessions: [...parts.sessions].map((session) => session.status),
-    namespaces: await Promise.all([...parts.namespaces.list()].map(namespaceStatus)),
+    namespaces: await Promise.all(parts.namespaces.list().map(namespaceStatus)),
     tiers: [
       {
         backend: parts.tier.name,
@@ -75,7 +77,7 @@ export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
 
 /** Of all open namespaces together. */
 export async function usageOf(namespaces: NamespacePool): Promise<Usage> {
-  const all = await Promise.all([...namespaces.list()].map(({ backend }) => usageOrNothing(backend)));
+  const all = await Promise.all(namespaces.list().map(({ backend }) => usageOrNothing(backend)));
   let sum: Usage = { bytes: 0, blocks: 0, capacityBytes: undefined };
   for (const usage of all) {
     if (usage === undefined) continue;
@@ -86,9 +88,13 @@ export async function usageOf(namespaces: NamespacePool): Promise<Usage> {
   return sum;
 }
 
-type Listed = ReturnType<NamespacePool["list"]> extends Iterable<infer T> ? T : never;
-
-async function namespaceStatus({ namespace, shape, backend, sessions }: Listed): Promise<NamespaceStatus> {
+async function namespaceStatus({
+  namespace,
+  shape,
+  backend,
+  sessions,
+  circuit,
+}: OpenNamespace): Promise<NamespaceStatus> {
   return {
     digest: namespace.digestHex,
     model: namespace.fields.model,
@@ -96,11 +102,12 @@ async function namespaceStatus({ namespace, shape, backend, sessions }: Listed):
     keyBytes: shape.keyBytes,
     blockBytes: shape.blockBytes,
     sessions,
+    circuit: circuit(),
     usage: await usageOrNothing(backend),
   };
 }
 
-async function usageOrNothing(backend: Listed["backend"]): Promise<Usage | undefined> {
+async function usageOrNothing(backend: OffloadBackend): Promise<Usage | undefined> {
   if (backend.state !== "open" || !backend.manifest.capabilities.usage) return undefined;
   return backend.usage().catch(() => undefined); // closing meanwhile, or its storage is away
 }

@@ -96,7 +96,12 @@ export function randomKeys(count: number): KeyBatch {
 }
 
 /** Fills slots with bytes that follow from their key, so that a block under another key is seen. */
-export function fill(region: MappedRegion, keys: KeyBatch, slots: readonly number[], blockBytes: number = BLOCK_BYTES): void {
+export function fill(
+  region: MappedRegion,
+  keys: KeyBatch,
+  slots: readonly number[],
+  blockBytes: number = BLOCK_BYTES,
+): void {
   for (const [i, slot] of slots.entries()) {
     region.bytes.set(patternOf(keys, i, blockBytes), slot * region.rowBytes);
   }

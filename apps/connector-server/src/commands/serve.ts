@@ -24,6 +24,7 @@ export async function serve(flags: ServeFlags): Promise<void> {
   const stop = onSignals(logger, async () => {
     // A signal while starting ends the process: nothing has been promised to anybody yet.
     await server?.close();
+    await logger.drained();
     process.exit(exitWith(logger, 0));
   });
   try {
