@@ -1,0 +1,120 @@
+"""Transfers between the region and the server: vLLM's jobs, cut into requests, and their results."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kvferry_vllm import wire
+from kvferry_vllm.client import Client, Request
+
+QUEUED_BLOCKS_MAX = 65_536  # blocks of jobs that wait for room on the connection
+
+
+@dataclass(slots=True)
+class Job:
+    """One of vLLM's jobs. It has ended when no part of it is queued or unanswered."""
+
+    job_id: int
+    is_load: bool
+    req_id: str
+    keys: list[bytes]
+    slots: np.ndarray
+    next: int = 0  # keys before this one have been sent
+    parts: dict[int, tuple[int, int]] = field(default_factory=dict)  # request id -> range of keys
+    outcomes: bytearray = field(default_factory=bytearray)
+    us: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return self.next >= len(self.keys) and not self.parts
+
+
+class Jobs:
+    """Everything that was submitted and has not been collected.
+
+    Jobs wait in two queues for room on the connection, loads before stores. Both are bounded; what does not fit, or
+    cannot be sent because nobody is there, ends at once: its blocks are FAILED (loads) or DROPPED (stores).
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._loads: deque[Job] = deque()
+        self._stores: deque[Job] = deque()
+        self._queued_blocks = 0
+        self._ended: list[Job] = []
+        self.under_way = 0  # jobs that have not ended
+
+    def submit(self, job_id: int, is_load: bool, req_id: str, keys: list[bytes], chunk_ids: Any) -> None:
+        outcome = wire.FAILED if is_load else wire.DROPPED
+        slots = np.ascontiguousarray(chunk_ids, dtype="<u4")
+        job = Job(job_id, is_load, req_id, keys, slots, outcomes=bytearray([outcome]) * len(keys))
+        self.under_way += 1
+        if not self._client.usable or self._queued_blocks + len(keys) > QUEUED_BLOCKS_MAX or not keys:
+            job.next = len(keys)
+            self._end(job)
+            return
+        self._queued_blocks += len(keys)
+        (self._loads if is_load else self._stores).append(job)
+        self.send_queued()
+
+    def send_queued(self) -> None:
+        """Sends as much as there is room for."""
+        for queue in (self._loads, self._stores):
+            while queue and self._send_part(queue[0]):
+                if queue[0].next >= len(queue[0].keys):
+                    queue.popleft()
+
+    def fail_queued(self) -> None:
+        """Ends what has not been sent: it has touched nothing."""
+        for queue in (self._loads, self._stores):
+            for job in queue:
+                self._queued_blocks -= len(job.keys) - job.next
+                job.next = len(job.keys)
+                if job.has_ended:
+                    self._end(job)
+            queue.clear()
+
+    def answered(self, request: Request, outcomes: bytes | None, us: int = 0) -> None:
+        """The server has let go of a part's slots. None: it failed as a whole."""
+        job: Job = request.owner
+        begin, end = job.parts.pop(request.id)
+        if outcomes is not None:
+            job.outcomes[begin:end] = outcomes
+            job.us = max(job.us, us)
+        else:
+            job.outcomes[begin:end] = bytes([wire.FAILED]) * (end - begin)
+        if job.has_ended:
+            self._end(job)
+
+    def take_ended(self) -> list[Job]:
+        ended = self._ended
+        if ended:
+            self._ended = []
+        return ended
+
+    @property
+    def has_ended_jobs(self) -> bool:
+        return bool(self._ended)
+
+    def _send_part(self, job: Job) -> bool:
+        begin = job.next
+        end = min(len(job.keys), begin + self._client.batch_keys_max)
+        request = self._client.submit(
+            "load" if job.is_load else "store",
+            job,
+            b"".join(job.keys[begin:end]),
+            end - begin,
+            job.slots[begin:end].tobytes(),
+        )
+        if request is None:
+            return False
+        job.parts[request] = (begin, end)
+        job.next = end
+        self._queued_blocks -= end - begin
+        return True
+
+    def _end(self, job: Job) -> None:
+        self.under_way -= 1
+        self._ended.append(job)

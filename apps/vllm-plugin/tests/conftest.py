@@ -1,0 +1,63 @@
+import os
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("VLLM_PLUGINS", "")
+
+
+@pytest.fixture
+def server(tmp_path):
+    from stand_in_server import StandInServer
+
+    with StandInServer(str(tmp_path / "s")) as server:
+        yield server
+
+
+@pytest.fixture
+def harness(server):
+    from helpers import TierHarness
+
+    made = []
+
+    def make(**options):
+        made.append(TierHarness(options.pop("socket", server.path), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def server_process(tmp_path):
+    """Starts a stand-in in a process of its own: `start(*silent types) -> Popen`."""
+    import subprocess
+
+    started = []
+
+    def start(*silent):
+        program = os.path.join(os.path.dirname(__file__), "stand_in_server.py")
+        process = subprocess.Popen(
+            [sys.executable, program, str(tmp_path / "p"), *silent], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        process.socket_path = str(tmp_path / "p")
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def the_expected_vllm():
+    """When test_versions.py runs us over another vLLM, it must be that one."""
+    if expected := os.environ.get("EXPECTED_VLLM"):
+        import vllm
+
+        assert vllm.__version__.split("+")[0] == expected
