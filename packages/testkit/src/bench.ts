@@ -22,10 +22,13 @@ import {
   slotBytes,
 } from "@kvferry/core";
 import type { CreatedBackend } from "./factory.js";
-import { seededBytes } from "./random.js";
+import { patternBytes, seededBytes } from "./random.js";
 
 /** Written to memory before a call, to see afterwards what was touched. */
 export const SENTINEL = 0xa5;
+
+/** Contents kept for the next comparison. */
+const CONTENTS_BYTES_MAX = 8 * 1024 * 1024;
 
 export type Operation = "store" | "load" | "remove";
 
@@ -75,6 +78,7 @@ export class Bench {
   readonly namespace: Namespace;
   readonly blockBytes: number;
   readonly keyBytes: number;
+  readonly #contents: Map<number, Uint8Array> = new Map();
 
   constructor(
     created: CreatedBackend,
@@ -106,7 +110,11 @@ export class Bench {
   }
 
   content(id: number): Uint8Array {
-    return seededBytes(id, this.blockBytes);
+    const known = this.#contents.get(id);
+    if (known !== undefined) return known;
+    const made = patternBytes(id, this.blockBytes);
+    if (this.#contents.size * this.blockBytes < CONTENTS_BYTES_MAX) this.#contents.set(id, made);
+    return made;
   }
 
   /** A region of sentinels. */

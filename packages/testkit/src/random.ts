@@ -21,3 +21,20 @@ export function seededBytes(seed: number, length: number): Uint8Array {
   }
   return new Uint8Array(words.buffer, 0, length);
 }
+
+const POOL_BYTES = 1 << 20;
+let pool: Uint8Array | undefined;
+
+/** `length` bytes that depend on `id` alone, at the speed of a copy: a pool of random bytes, read from another place for each id. */
+export function patternBytes(id: number, length: number): Uint8Array {
+  pool ??= seededBytes(1, POOL_BYTES);
+  const bytes = new Uint8Array(length);
+  const start = Math.imul(id + 1, 0x9e3779b1) >>> 12; // 20 bits: a place in the pool
+  for (let at = 0; at < length; ) {
+    const from = (start + at) % POOL_BYTES;
+    const part = pool.subarray(from, from + Math.min(length - at, POOL_BYTES - from));
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
+}

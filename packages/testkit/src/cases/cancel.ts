@@ -16,7 +16,7 @@ import type { CaseKit, ConformanceCase } from "../case.js";
 const { FAILED, LOADED, MISS, STORED } = Outcome;
 const BLOCK_BYTES = 65_536;
 /** How long memory is watched after a call has ended. */
-const QUIET_MS = 40;
+const QUIET_MS = 25;
 
 /** Moments at which to end a call, from at once to perhaps too late. */
 const moments: readonly (readonly [string, () => Promise<void> | undefined])[] = [
@@ -32,7 +32,7 @@ async function setup(kit: CaseKit): Promise<{ bench: Bench; ids: number[] }> {
   const bench = await kit.setup({
     blockBytes: Math.min(Math.max(BLOCK_BYTES, limits.blockBytesMin), limits.blockBytesMax),
   });
-  return { bench, ids: numbers(64) };
+  return { bench, ids: numbers(32) };
 }
 
 /** A load that is cut short by `options` must leave its region alone from its end on. */
