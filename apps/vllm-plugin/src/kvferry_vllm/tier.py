@@ -11,6 +11,7 @@ import socket
 import time
 import uuid
 from collections.abc import Collection, Iterable
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import vllm
@@ -42,6 +43,8 @@ STEP_BUDGETS = 4  # a step waits for no more than this many lookup budgets in al
 SHUTDOWN_WAIT_S = 5.0
 DRAIN_POLL_S = 0.05
 DRAIN_LOG_S = 5.0
+
+_RESULTS_HAVE_BYTES = "transfer_bytes" in {field.name for field in fields(JobResult)}  # since 0.31
 
 
 class KvferryTier(SecondaryTierManager):
@@ -171,13 +174,10 @@ class KvferryTier(SecondaryTierManager):
             self._lookups.fail(failed, job.req_id)
         elif not job.is_load:
             self._after_store(job)
-        return JobResult(
-            job_id=job.job_id,
-            success=success,
-            successful_keys=successful,
-            transfer_time=job.us / 1e6,
-            transfer_bytes=moved * self._row_bytes,
-        )
+        result = JobResult(job.job_id, success, successful_keys=successful, transfer_time=job.us / 1e6)
+        if _RESULTS_HAVE_BYTES:
+            result.transfer_bytes = moved * self._row_bytes
+        return result
 
     def _after_store(self, job: Job) -> None:
         there = [key for key, outcome in zip(job.keys, job.outcomes) if outcome in (wire.STORED, wire.PRESENT)]
