@@ -23,8 +23,7 @@ export function crc32c(bytes: Uint8Array): number {
     const ahead = Math.min(bytes.length, -bytes.byteOffset & 3); // words can only be read at multiples of 4
     for (; at < ahead; at++) crc = step(crc, bytes[at] as number);
     const pairs = (bytes.length - at) >>> 3;
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset + at, pairs * 2);
-    crc = eightAtATime(crc, words);
+    if (pairs > 0) crc = eightAtATime(crc, new Uint32Array(bytes.buffer, bytes.byteOffset + at, pairs * 2));
     at += pairs * 8;
   }
   for (; at < bytes.length; at++) crc = step(crc, bytes[at] as number);

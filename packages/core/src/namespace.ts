@@ -69,10 +69,17 @@ export function createNamespace(input: unknown): Namespace {
   refuseUnknown(source, fields, "");
   const digest = createHash("sha256").update(canonicalJson(fields)).digest();
   return Object.freeze({
-    fields: Object.freeze(fields),
+    fields: freezeAll(fields),
     digest: new Uint8Array(digest),
     digestHex: digest.toString("hex"),
   });
+}
+
+/** Two engines read the same object: neither may change what the other sees. */
+function freezeAll<Value>(value: Value): Value {
+  if (typeof value !== "object" || value === null) return value;
+  for (const each of Object.values(value)) freezeAll(each);
+  return Object.freeze(value);
 }
 
 /** JSON with sorted keys, no white space, integers only: equal values give equal text in every language. */
