@@ -160,11 +160,12 @@ export interface FileStore {
   readonly direct: boolean;
   readonly publish: "link" | "rename";
   /** Store: outcomes STORED, PRESENT, FAILED. A file that is there is PRESENT when its size is that of a complete block (or, with
-   * `adopt`, of a block without footer); one of another size is replaced. With `replace`, an existing file is always replaced. */
+   * `adopt`, of a block without footer) and, in the layout vllm-fs, its footer says that it is this namespace's; another is replaced.
+   * With `replace`, an existing file is always replaced. */
   store(io: BlockIo & { readonly replace?: boolean }): Promise<BlockResult>;
   /** Load and verify by docs/block-format.md; CORRUPT files are moved to the quarantine. */
   load(io: BlockIo): Promise<BlockResult>;
-  /** One byte per key: 1 where a regular file of an acceptable size (see `store`) is there. By stat, no reads. */
+  /** One byte per key: 1 where a file is there that `store` would call PRESENT. */
   exists(keys: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
   /** Names, sizes and modification times of the regular files in a folder (absolute path); empty if there is no such folder. */
   listFolder(folder: string): Promise<FolderListing>;

@@ -108,6 +108,7 @@ class FileStore {
   int makeFolderOf(const BlockPath& path);
   int syncFolderOf(const BlockPath& path);
   bool isComplete(const struct stat& status) const;
+  bool isOurs(const BlockPath& path, const uint8_t* key, const struct stat& status);
   std::string nextName();
 
   // file_store_read.cc

@@ -191,6 +191,7 @@ FolderListing FileStore::list(const std::string& path) {
 }
 
 BlockOutcome FileStore::remove(const uint8_t* key) {
+  if (options_.layout == Layout::VllmFs && !exists(key)) return {Outcome::Miss, Code::None};  // not ours to remove
   const BlockPath path(options_.layout, key, options_.facts.keyBytes);
   const int removed = io_.unlink(blocks_.fd(), path.file);
   if (removed == 0) return {Outcome::Removed, Code::None};
@@ -201,7 +202,7 @@ BlockOutcome FileStore::remove(const uint8_t* key) {
 bool FileStore::exists(const uint8_t* key) {
   const BlockPath path(options_.layout, key, options_.facts.keyBytes);
   struct stat status;
-  return io_.statAt(blocks_.fd(), path.file, status) == 0 && S_ISREG(status.st_mode);
+  return io_.statAt(blocks_.fd(), path.file, status) == 0 && isOurs(path, key, status);
 }
 
 }  // namespace kvferry

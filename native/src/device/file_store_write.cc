@@ -33,6 +33,21 @@ bool FileStore::isComplete(const struct stat& status) const {
   return S_ISREG(status.st_mode) && (bytes == fileBytes_ || (options_.adopt && bytes == options_.facts.blockBytes));
 }
 
+/** Whether the file at `path`, which has this status, would be handed out as the key's block, its payload left aside. The paths of the
+ * layout vllm-fs leave out most of the namespace, so that only the footer tells whose block a file is. */
+bool FileStore::isOurs(const BlockPath& path, const uint8_t* key, const struct stat& status) {
+  if (!isComplete(status)) return false;
+  if (options_.layout == Layout::Kvferry || static_cast<uint64_t>(status.st_size) != fileBytes_) return true;
+  const int file = io_.openAt(blocks_.fd(), path.file, O_RDONLY | O_NONBLOCK, 0);
+  if (file < 0) return false;
+  uint8_t footer[kFooterBytes];
+  iovec part{footer, sizeof(footer)};
+  const int64_t bytes = transfer(io_, false, file, &part, 1, paddedBytes_, false);
+  io_.closeFile(file);
+  return bytes == static_cast<int64_t>(sizeof(footer)) &&
+         judgeFooter(footer, options_.facts, key).outcome == Outcome::Loaded;
+}
+
 BlockOutcome FileStore::store(const uint8_t* key, const uint8_t* payload, Region* region, bool replace,
                               ThreadState& state) {
   if (region != nullptr && region->gone()) return failed(Code::RegionGone);
@@ -41,7 +56,7 @@ BlockOutcome FileStore::store(const uint8_t* key, const uint8_t* payload, Region
     struct stat status;
     const int found = io_.statAt(blocks_.fd(), path.file, status);
     if (found == 0) {
-      if (isComplete(status)) return {Outcome::Present, Code::None};
+      if (isOurs(path, key, status)) return {Outcome::Present, Code::None};
       replace = true;
     } else if (found != -ENOENT && found != -ENOTDIR) {
       return failed(codeOfErrno(-found));
@@ -61,7 +76,7 @@ BlockOutcome FileStore::storeByLink(const BlockPath& path, const uint8_t* key, c
     result = replace ? linkOver(file, path) : io_.link(file, blocks_.fd(), path.file);
     if (result == -EEXIST) {
       struct stat status;
-      present = io_.statAt(blocks_.fd(), path.file, status) == 0 && isComplete(status);
+      present = io_.statAt(blocks_.fd(), path.file, status) == 0 && isOurs(path, key, status);
       result = present ? 0 : linkOver(file, path);
     }
   }

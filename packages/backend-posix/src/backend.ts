@@ -3,6 +3,7 @@ import { join } from "node:path";
 import {
   type AuthorContext,
   type AuthorOptions,
+  type AuthorScanOptions,
   type BatchResult,
   type BlockBatch,
   countOutcome,
@@ -10,36 +11,39 @@ import {
   KvferryError,
   keyAt,
   LookupState,
+  mergeResult,
   OffloadBackend,
   Outcome,
-  outcomeCode,
   packKeys,
   type ScanEntry,
-  type ScanOptions,
+  type ScanPage,
+  selectBatch,
   selectKeys,
-  setOutcome,
   toKvferryError,
   type Usage,
-  uniformResult,
 } from "@kvferry/core";
 import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { type Folders, foldersOf, leafFolders } from "./layout.js";
 import { posixManifest } from "./manifest.js";
-import { keyText, Presence } from "./presence.js";
+import { Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
 import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
 
 const FOOTER_BYTES = 4096;
-/** Keys whose file belongs to another namespace; the next store replaces it. Forgetting one costs a recomputation. */
-const FOREIGN_KEYS_MAX = 65_536;
+
+/** What was found in one folder, and `Presence.removals` before it was listed. */
+interface Leaf {
+  readonly entries: readonly ScanEntry[];
+  readonly keys: KeyBatch;
+  readonly removals: number;
+}
 
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
   readonly #writer: string = newWriterName();
-  readonly #foreign: Set<string> = new Set();
   readonly #stopping: AbortController = new AbortController();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
@@ -66,14 +70,16 @@ export class PosixBackend extends OffloadBackend {
     this.#folders = folders;
     await makeFolder(folders.blocks, this.#config.folderMode);
     await makeFolder(folders.namespace, this.#config.folderMode);
-    this.#engine = this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
+    this.#engine =
+      this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
     this.#store = await this.#openStore(folders, context, this.#engine);
     await this.#describe(folders, context);
     const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs());
-    if (removed > 0) context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
+    if (removed > 0)
+      context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
     await this.#watchWriters(folders, context);
-    if (!this.#sole?.alone) this.#startIndexing();
+    if (!this.#sole?.alone) this.#startIndexing(); // else it has begun
   }
 
   protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
@@ -92,49 +98,41 @@ export class PosixBackend extends OffloadBackend {
 
   protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     if (this.#config.capacityBytes !== undefined) await this.#indexing; // the bound counts what was there before
-    const plan = planStore(batch, this.#index, this.#foreign, this.#freeBlocks());
-    this.#index.beginStoring(plan.stored);
-    try {
-      for (const { positions, replace } of plan.parts) {
-        if (positions.length === 0) continue;
-        const part = selectBatch(batch, positions);
-        const result = await this.#files.store({ ...io(part, options), replace });
-        for (const [i, position] of positions.entries()) {
-          plan.result.outcomes[position] = result.outcomes[i] as number;
-          plan.result.codes[position] = result.codes[i] as number;
-        }
-        this.#noteStored(part.keys, result);
-      }
-    } finally {
-      this.#index.endStoring(plan.stored);
+    const plan = planStore(batch, this.#index, this.#freeBlocks());
+    if (plan.positions.length > 0) {
+      const part = plan.positions.length === batch.keys.count ? batch : selectBatch(batch, plan.positions);
+      mergeResult(plan.result, plan.positions, await this.#write(part, options));
     }
     plan.copyTwins();
     return plan.result;
   }
 
   protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const known = new Uint8Array(batch.keys.count);
+    this.#index.lookup(batch.keys, known);
     const result = await this.#files.load(io(batch, options));
-    if (countOutcome(result, Outcome.LOADED) < batch.keys.count) this.#noteNotLoaded(batch.keys, result);
+    if (countOutcome(result, Outcome.LOADED) < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
     return result;
   }
 
   protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
-    const result = await this.#files.remove(keys.bytes, signal);
-    for (let i = 0; i < keys.count; i++) {
-      if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
+    this.#index.removals++;
+    try {
+      const result = await this.#files.remove(keys.bytes, signal);
+      for (let i = 0; i < keys.count; i++) {
+        if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
+      }
+      return result;
+    } finally {
+      this.#index.removals++;
     }
-    return result;
   }
 
-  protected override async *_scan(options: { pageEntriesMax: number } & ScanOptions): AsyncGenerator<readonly ScanEntry[]> {
-    let page: ScanEntry[] = [];
-    for await (const entry of this.#entries(options.signal)) {
-      page.push(entry);
-      if (page.length < options.pageEntriesMax) continue;
-      yield page;
-      page = [];
+  protected override async *_scan(options: AuthorScanOptions): AsyncGenerator<ScanPage> {
+    for await (const { entries } of this.#leaves(options.signal)) {
+      for (let i = 0; i < entries.length; i += options.pageEntriesMax)
+        yield entries.slice(i, i + options.pageEntriesMax);
     }
-    if (page.length > 0) yield page;
   }
 
   /** Counts the folder, unless this process is its only writer and knows. */
@@ -146,9 +144,9 @@ export class PosixBackend extends OffloadBackend {
     }
     let bytes = 0;
     let blocks = 0;
-    for await (const entry of this.#entries(undefined)) {
-      bytes += entry.bytes;
-      blocks++;
+    for await (const { entries } of this.#leaves(undefined)) {
+      blocks += entries.length;
+      for (const entry of entries) bytes += entry.bytes;
     }
     return { bytes, blocks, capacityBytes };
   }
@@ -171,7 +169,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   get #knowsAll(): boolean {
-    return this.#complete && this.#sole !== undefined && this.#sole.alone;
+    return this.#complete && this.#sole?.alone === true;
   }
 
   get #fileBytes(): number {
@@ -199,7 +197,11 @@ export class PosixBackend extends OffloadBackend {
         ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
       });
     } catch (thrown) {
-      const { code, message, context: facts } = thrown as { code?: string; message: string; context?: Record<string, unknown> };
+      const {
+        code,
+        message,
+        context: facts,
+      } = thrown as { code?: string; message: string; context?: Record<string, unknown> };
       throw new KvferryError((code ?? "INTERNAL") as KvferryError["code"], message, {
         operation: "open",
         cause: thrown,
@@ -218,23 +220,27 @@ export class PosixBackend extends OffloadBackend {
     if (this.#config.layout !== "vllm-fs" || vllmFs === undefined) return;
     const vllmFolder = join(this.#config.root, vllmFs.base);
     await makeFolder(vllmFolder, this.#config.folderMode);
-    await writeFile(join(vllmFolder, "config.json"), vllmFs.config, { flag: "wx", mode }).catch((thrown: NodeJS.ErrnoException) => {
-      if (thrown.code !== "EEXIST") throw toKvferryError(thrown, "open");
-    });
+    await writeFile(join(vllmFolder, "config.json"), vllmFs.config, { flag: "wx", mode }).catch(
+      (thrown: NodeJS.ErrnoException) => {
+        if (thrown.code !== "EEXIST") throw toKvferryError(thrown, "open");
+      },
+    );
   }
 
   async #watchWriters(folders: Folders, context: AuthorContext): Promise<void> {
-    const { nowMs } = context.clock;
+    const nowMs = () => context.clock.nowMs();
+    // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
+    const mayBeAlone = this.#config.layout === "kvferry";
     this.#sole = new SoleWriter({
       folder: folders.writers,
       own: this.#writer,
+      mayBeAlone,
       nowMs,
       onAlone: () => this.#startIndexing(),
     });
     const others = await livingWriters(folders.writers, this.#writer, nowMs());
     if (others.length > 0) await new Promise((resolve) => setTimeout(resolve, NOTICE_MS));
-    // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
-    if (this.#config.layout === "kvferry") await this.#sole.start();
+    await this.#sole.start();
   }
 
   #startIndexing(): void {
@@ -243,69 +249,111 @@ export class PosixBackend extends OffloadBackend {
     this.#indexing = (async () => {
       await previous;
       try {
-        for await (const { key } of this.#entries(this.#stopping.signal)) this.#index.add(key);
-        this.#complete = !this.#stopping.signal.aborted;
+        for await (const { keys, removals } of this.#leaves(this.#stopping.signal)) {
+          if (removals === this.#index.removals) this.#index.addAll(keys);
+          else await this.#noteIfThere(keys);
+        }
+        this.#complete = true;
       } catch (thrown) {
         if (this.#stopping.signal.aborted) return;
-        this.context.logger.warn({ err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks }, "could not list the blocks; lookups ask the file system");
+        const facts = { err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks };
+        this.context.logger.warn(facts, "could not list the blocks; lookups ask the file system");
       }
     })();
   }
 
-  async *#entries(signal: AbortSignal | undefined): AsyncGenerator<ScanEntry> {
+  /** The blocks of one folder after the other. */
+  async *#leaves(signal: AbortSignal | undefined): AsyncGenerator<Leaf> {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
     for await (const leaf of leafFolders(this.#config.layout, blocks, keyBytes)) {
       signal?.throwIfAborted();
+      const { removals } = this.#index;
       const listing = await this.#files.listFolder(leaf.path);
+      const entries: ScanEntry[] = [];
       for (const [i, name] of listing.names.entries()) {
         const bytes = listing.bytes[i] as number;
         if (bytes !== this.#fileBytes && !(this.#config.adopt && bytes === blockBytes)) continue;
         const key = leaf.keyOf(name);
         const at = listing.modifiedAtMs[i] as number;
-        if (key) yield { key, bytes, storedAtMs: at, usedAtMs: at };
+        if (key) entries.push({ key, bytes, storedAtMs: at, usedAtMs: at });
       }
+      yield await this.#ownOnly({
+        entries,
+        keys: packKeys(
+          entries.map(({ key }) => key),
+          keyBytes,
+        ),
+        removals,
+      });
     }
   }
 
-  #noteStored(keys: KeyBatch, result: BatchResult): void {
-    for (let i = 0; i < keys.count; i++) {
-      const outcome = result.outcomes[i];
-      if (outcome === Outcome.STORED || outcome === Outcome.PRESENT) this.#index.add(keyAt(keys, i));
+  /** In vLLM's directory other namespaces have the same paths; the files tell whose they are. */
+  async #ownOnly(leaf: Leaf): Promise<Leaf> {
+    if (this.#config.layout !== "vllm-fs" || leaf.entries.length === 0) return leaf;
+    const ours = await this.#files.exists(leaf.keys.bytes, undefined);
+    const entries = leaf.entries.filter((_, i) => ours[i] === 1);
+    return {
+      ...leaf,
+      entries,
+      keys: packKeys(
+        entries.map(({ key }) => key),
+        leaf.keys.stride,
+      ),
+    };
+  }
+
+  async #write(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const { removals } = this.#index;
+    this.#index.beginStoring(batch.keys);
+    try {
+      const result = await this.#files.store(io(batch, options));
+      const stored = (i: number) => result.outcomes[i] === Outcome.STORED || result.outcomes[i] === Outcome.PRESENT;
+      const noted = selectKeys(batch.keys, [...result.outcomes.keys()].filter(stored));
+      if (removals === this.#index.removals) this.#index.addAll(noted);
+      else await this.#noteIfThere(noted);
+      return result;
+    } finally {
+      this.#index.endStoring(batch.keys);
     }
   }
 
-  #noteNotLoaded(keys: KeyBatch, result: BatchResult): void {
+  /** For keys that another call may have removed while this one stored or listed them: asks until no removal is under way. */
+  async #noteIfThere(keys: KeyBatch): Promise<void> {
+    if (keys.count === 0) return;
+    for (;;) {
+      const { removals } = this.#index;
+      const found = await this.#files.exists(keys.bytes, undefined);
+      if (removals !== this.#index.removals) continue;
+      for (let i = 0; i < keys.count; i++) if (found[i] === 1) this.#index.add(keyAt(keys, i));
+      return;
+    }
+  }
+
+  /** `known`: LookupState of each key before the load; what came meanwhile stays. */
+  #noteNotLoaded(keys: KeyBatch, result: BatchResult, known: Uint8Array): void {
     const corrupt: Uint8Array[] = [];
     for (let i = 0; i < keys.count; i++) {
       const outcome = result.outcomes[i];
       if (outcome !== Outcome.MISS && outcome !== Outcome.CORRUPT) continue;
       const key = keyAt(keys, i);
-      this.#index.delete(key);
+      if (known[i] === LookupState.HIT) this.#index.delete(key);
       if (outcome === Outcome.CORRUPT) corrupt.push(key);
-      else if (outcomeCode(result, i) !== undefined) this.#noteForeign(key);
     }
     if (corrupt.length === 0) return;
     const { logger } = this.context;
-    logger.warn({ blocks: corrupt.length, quarantine: this.#folders?.quarantine }, "damaged blocks were found and set aside");
+    logger.warn(
+      { blocks: corrupt.length, quarantine: this.#folders?.quarantine },
+      "damaged blocks were found and set aside",
+    );
     this.announceRemoved(packKeys(corrupt), "corrupt");
-  }
-
-  #noteForeign(key: Uint8Array): void {
-    if (this.#foreign.size >= FOREIGN_KEYS_MAX) this.#foreign.clear();
-    this.#foreign.add(keyText(key));
   }
 }
 
 function io(batch: BlockBatch, { signal, priority }: AuthorOptions) {
   const { keys, region, slots } = batch;
   return { keys: keys.bytes, memory: region.bytes, rowBytes: region.rowBytes, slots, signal, priority };
-}
-
-function selectBatch(batch: BlockBatch, positions: readonly number[]): BlockBatch {
-  if (positions.length === batch.keys.count) return batch;
-  const slots = Uint32Array.from(positions, (position) => batch.slots[position] as number);
-  return { keys: selectKeys(batch.keys, positions), region: batch.region, slots };
 }
 
 async function makeFolder(path: string, mode: number): Promise<void> {

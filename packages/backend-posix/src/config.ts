@@ -48,7 +48,8 @@ export function resolveConfig(config: PosixConfig): ResolvedPosixConfig {
     throw invalid("root", `must be an absolute path, got ${JSON.stringify(config.root)}`);
   }
   const layout = config.layout ?? "kvferry";
-  if (layout !== "kvferry" && layout !== "vllm-fs") throw invalid("layout", `must be kvferry or vllm-fs, got ${layout}`);
+  if (layout !== "kvferry" && layout !== "vllm-fs")
+    throw invalid("layout", `must be kvferry or vllm-fs, got ${layout}`);
   if (layout === "vllm-fs") checkVllmFs(config.vllmFs);
   if (config.capacityBytes !== undefined && !(config.capacityBytes > 0)) {
     throw invalid("capacityBytes", `must be more than 0, got ${config.capacityBytes}`);
@@ -71,7 +72,10 @@ export function resolveConfig(config: PosixConfig): ResolvedPosixConfig {
 
 function checkVllmFs(names: VllmFsNames | undefined): void {
   if (names === undefined) {
-    throw invalid("vllmFs", "is needed by the layout vllm-fs: the engine's plugin sends it; another client must use the layout kvferry");
+    throw invalid(
+      "vllmFs",
+      "is needed by the layout vllm-fs: the engine's plugin sends it; another client must use the layout kvferry",
+    );
   }
   if (!/^[^/\0]{1,200}_[0-9a-f]{12}$/.test(names.base) || names.base.startsWith(".")) {
     throw invalid("vllmFs.base", `must be vLLM's folder name <model>_<digest12>, got ${JSON.stringify(names.base)}`);
@@ -82,10 +86,14 @@ function checkVllmFs(names: VllmFsNames | undefined): void {
 }
 
 function mode(field: string, value: number): number {
-  if (!Number.isInteger(value) || value < 0 || value > 0o777) throw invalid(field, `must be a mode from 0 to 0o777, got ${value}`);
+  if (!Number.isInteger(value) || value < 0 || value > 0o777)
+    throw invalid(field, `must be a mode from 0 to 0o777, got ${value}`);
   return value;
 }
 
 function invalid(field: string, reason: string): KvferryError {
-  return new KvferryError("CONFIG_INVALID", `posix backend: '${field}' ${reason}`, { operation: "config", context: { field } });
+  return new KvferryError("CONFIG_INVALID", `posix backend: '${field}' ${reason}`, {
+    operation: "config",
+    context: { field },
+  });
 }

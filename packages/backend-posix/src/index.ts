@@ -1,3 +1,3 @@
 export { PosixBackend } from "./backend.js";
-export { type PosixConfig, type VllmFsNames } from "./config.js";
+export type { PosixConfig, VllmFsNames } from "./config.js";
 export { posixManifest } from "./manifest.js";

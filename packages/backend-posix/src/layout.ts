@@ -20,7 +20,12 @@ export function foldersOf(config: ResolvedPosixConfig, namespace: Namespace): Fo
     return { namespace: own, blocks, writers: join(own, "tmp"), quarantine: join(own, "quarantine") };
   }
   const own = join(config.root, namespace.digestHex);
-  return { namespace: own, blocks: join(own, "blocks"), writers: join(own, "tmp"), quarantine: join(own, "quarantine") };
+  return {
+    namespace: own,
+    blocks: join(own, "blocks"),
+    writers: join(own, "tmp"),
+    quarantine: join(own, "quarantine"),
+  };
 }
 
 /** A folder that holds blocks, and the key of each name in it. */
@@ -43,8 +48,8 @@ async function* kvferryLeaves(blocks: string, keyBytes: number): AsyncGenerator<
 }
 
 async function* vllmFsLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
-  for (const outer of await foldersNamed(blocks, /^[0-9a-f]{3}$/)) {
-    for (const inner of await foldersNamed(join(blocks, outer), /^[0-9a-f]{1,2}_g[0-9]{1,10}$/)) {
+  for (const outer of await foldersNamed(blocks, /^[0-9a-f]{2,3}$/)) {
+    for (const inner of await foldersNamed(join(blocks, outer), /^[0-9a-f]{0,2}_g[0-9]{1,10}$/)) {
       const group = Number(inner.slice(inner.indexOf("_g") + 2));
       if (group > 0xffff_ffff) continue;
       yield {

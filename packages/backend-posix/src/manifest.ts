@@ -1,5 +1,8 @@
 import { defineManifest, type Manifest } from "@kvferry/core";
 
+/** A file name has 255 bytes at most: two hex digits a byte of the key, and `.kvb`. */
+const KEY_BYTES_MAX = 125;
+
 /** What a folder on a POSIX file system can do. Whether other hosts see it depends on the file system under it. */
 export const posixManifest: Manifest = defineManifest({
   name: "posix",
@@ -13,4 +16,5 @@ export const posixManifest: Manifest = defineManifest({
     durable: true,
     verifiesPayload: true,
   },
+  limits: { keyBytesMax: KEY_BYTES_MAX },
 });

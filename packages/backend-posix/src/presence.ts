@@ -1,9 +1,12 @@
 import { type KeyBatch, KeySet, keyAt, LookupState } from "@kvferry/core";
 
-/** What this process knows of a folder without asking it: keys that are there, and keys that it is storing now. */
+/** What this process knows of a folder without asking it: keys that are there, and keys that it is storing now. What a call learns is
+ * noted after its I/O; a removal that ran meanwhile may have made it wrong, so calls compare `removals` from before and after. */
 export class Presence {
   readonly #present: KeySet;
   readonly #storing: Map<string, number> = new Map();
+  /** Goes up when a removal begins and when it ends. */
+  removals = 0;
 
   constructor(keyBytes: number) {
     this.#present = new KeySet(keyBytes);
@@ -26,12 +29,12 @@ export class Presence {
     this.#present.add(key);
   }
 
-  delete(key: Uint8Array): boolean {
-    return this.#present.delete(key);
+  addAll(keys: KeyBatch): void {
+    for (let i = 0; i < keys.count; i++) this.#present.add(keyAt(keys, i));
   }
 
-  clear(): void {
-    this.#present.clear();
+  delete(key: Uint8Array): boolean {
+    return this.#present.delete(key);
   }
 
   /** Sets HIT or PENDING for the keys it knows; returns the positions of the others, which stay MISS. */
@@ -65,5 +68,5 @@ export class Presence {
 
 /** A key as a map's key: one character a byte. */
 export function keyText(key: Uint8Array): string {
-  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).latin1Slice();
+  return Buffer.from(key.buffer, key.byteOffset, key.byteLength).toString("latin1");
 }

@@ -24,6 +24,8 @@ export interface SoleWriterOptions {
   /** The folder that has a folder for each living writer. */
   readonly folder: string;
   readonly own: string;
+  /** False where others may write without a folder of theirs. */
+  readonly mayBeAlone: boolean;
   nowMs(): number;
   /** Called when the last other writer has gone. */
   onAlone(): void;
@@ -53,6 +55,7 @@ export class SoleWriter {
   async start(): Promise<void> {
     this.#heartbeatTimer = setInterval(() => void this.#heartbeat(), HEARTBEAT_MS);
     this.#heartbeatTimer.unref();
+    if (!this.#options.mayBeAlone) return;
     const { type } = await statfs(this.#options.folder);
     if (!LOCAL_FILE_SYSTEMS.has(type)) return;
     await this.#poll();

@@ -1,27 +1,23 @@
-import { type BatchResult, type BlockBatch, type KeyBatch, keyAt, Outcome, selectKeys, setOutcome, uniformResult } from "@kvferry/core";
+import { type BatchResult, type BlockBatch, keyAt, Outcome, setOutcome, uniformResult } from "@kvferry/core";
 import { keyText, type Presence } from "./presence.js";
 
 /** What a batch of stores comes to before any I/O. */
 export interface StorePlan {
-  /** PRESENT and DROPPED keys are decided; the others are FAILED until their part is done. */
+  /** PRESENT and DROPPED keys are decided; those at `positions` and their twins are FAILED until they are written. */
   readonly result: BatchResult;
-  /** Keys that are written now. */
-  readonly stored: KeyBatch;
-  /** Positions to write; `replace` for those whose file belongs to another namespace. */
-  readonly parts: readonly { readonly positions: readonly number[]; readonly replace: boolean }[];
+  /** Keys to write. */
+  readonly positions: readonly number[];
   /** Gives the second of two equal keys the outcome of the first. */
   copyTwins(): void;
 }
 
-/** Sorts a batch into what is there already, what fits, and what does not. Keys of `foreign` that are written leave it. */
-export function planStore(batch: BlockBatch, presence: Presence, foreign: Set<string>, freeBlocks: number): StorePlan {
+/** Sorts a batch into what is there already, what fits, and what does not. */
+export function planStore(batch: BlockBatch, presence: Presence, freeBlocks: number): StorePlan {
   const { keys } = batch;
   const result = uniformResult(keys.count, Outcome.FAILED);
   const first = new Map<string, number>();
   const twins: [position: number, of: number][] = [];
-  const fresh: number[] = [];
-  const replaced: number[] = [];
-  let free = freeBlocks;
+  const positions: number[] = [];
   for (let i = 0; i < keys.count; i++) {
     const key = keyAt(keys, i);
     if (presence.has(key)) {
@@ -30,26 +26,21 @@ export function planStore(batch: BlockBatch, presence: Presence, foreign: Set<st
     }
     const text = keyText(key);
     const twin = first.get(text);
-    if (twin !== undefined) {
+    if (twin === undefined) {
+      first.set(text, i);
+      if (positions.length < freeBlocks) positions.push(i);
+      else setOutcome(result, i, Outcome.DROPPED, "NO_SPACE");
+    } else {
       twins.push([i, twin]);
-      continue;
     }
-    first.set(text, i);
-    if (free-- < 1) setOutcome(result, i, Outcome.DROPPED, "NO_SPACE");
-    else if (foreign.delete(text)) replaced.push(i);
-    else fresh.push(i);
   }
   return {
     result,
-    stored: selectKeys(keys, [...fresh, ...replaced]),
-    parts: [
-      { positions: fresh, replace: false },
-      { positions: replaced, replace: true },
-    ],
+    positions,
     copyTwins() {
       for (const [position, of] of twins) {
-        const outcome = result.outcomes[of];
-        result.outcomes[position] = outcome === Outcome.STORED ? Outcome.PRESENT : (outcome as number);
+        const outcome = result.outcomes[of] as number;
+        result.outcomes[position] = outcome === Outcome.STORED ? Outcome.PRESENT : outcome;
         result.codes[position] = result.codes[of] as number;
       }
     },

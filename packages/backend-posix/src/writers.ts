@@ -60,7 +60,10 @@ function hostPart(): string {
     try {
       place.update(readlinkSync("/proc/self/ns/pid"));
     } catch {} // no pid namespaces here: the boot alone tells
-    const host = hostname().replace(/[^A-Za-z0-9.]/g, ".").slice(0, 16) || "host";
+    const host =
+      hostname()
+        .replace(/[^A-Za-z0-9.]/g, ".")
+        .slice(0, 16) || "host";
     cachedHostPart = `${host}.${place.digest("hex").slice(0, 8)}`;
   }
   return cachedHostPart;
