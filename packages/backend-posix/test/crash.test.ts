@@ -10,7 +10,7 @@ import { PosixBackend } from "../src/index.js";
 import { BLOCK_BYTES, fillBlock, KEY_BYTES, namespaceFields, numberOf } from "./crash-blocks.mjs";
 import { makeRoot } from "./storage.js";
 
-const ROUNDS = Number(process.env["KVFERRY_CRASH_ROUNDS"] ?? 12);
+const ROUNDS = Number(process.env.KVFERRY_CRASH_ROUNDS ?? 12);
 const writer = fileURLToPath(new URL("./crash-writer.mjs", import.meta.url));
 
 let cleanup: () => Promise<void> = async () => {};

@@ -85,12 +85,10 @@ export function posixFactory({ config = {}, tmpfsBytes }: StorageKind): BackendF
       const { root, remove } = await makeRoot(tmpfsBytes);
       const make = () => new PosixBackend({ root, ...(config.layout === "vllm-fs" && { vllmFs }), ...config });
       const backend = make();
-      return {
-        backend,
-        reopen: async () => make(),
-        damage: damageHooks(root, backend, config, tmpfsBytes),
-        cleanup: remove,
-      };
+      const damage = damageHooks(root, backend, config, tmpfsBytes);
+      const oneNamespaceAKey =
+        config.layout === "vllm-fs" ? "vLLM's paths leave the rest of the namespace out" : undefined;
+      return { backend, reopen: async () => make(), damage, oneNamespaceAKey, cleanup: remove };
     },
   };
 }

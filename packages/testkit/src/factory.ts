@@ -36,6 +36,8 @@ export interface CreatedBackend {
   reopen?(): Promise<OffloadBackend>;
   /** Required where the manifest says `durable` and `verifiesPayload`. */
   readonly damage?: DamageHooks | undefined;
+  /** Why a key can hold the block of one namespace only, if so: the last one that stored it has it, and the others have a MISS. */
+  readonly oneNamespaceAKey?: string | undefined;
   /** Removes the storage. Called after every backend over it has been closed; also when the test has failed. */
   cleanup(): Promise<void>;
 }
