@@ -97,6 +97,21 @@ describe("the circuit breaker", () => {
     expect(layer.circuit).toBe("open");
   });
 
+  it("begins to count anew once it has closed", async () => {
+    const { clock, faulty, layer, bench } = await setup({
+      ...{ failuresInRowMax: 1000, failureRatioMax: 0.5, windowCallsMin: 4, windowMs: 1_000_000, openMs: 1 },
+    });
+    const fault = faulty.fail("load", "IO");
+    for (const _ of numbers(4)) await bench.load([1]);
+    fault.remove();
+    clock.ms += 1;
+    await bench.load([1]);
+    expect(layer.circuit).toBe("closed");
+    faulty.fail("load", "IO", { times: 1 });
+    await bench.load([1]);
+    expect(layer.circuit).toBe("closed");
+  });
+
   it("does not take the caller's and the block's own trouble for the storage's", async () => {
     for (const code of ["ABORTED", "BUSY", "NO_SPACE", "CORRUPT", "INVALID_ARGUMENT"] as const) {
       const { faulty, layer, bench } = await setup({ failuresInRowMax: 1 });

@@ -1,4 +1,14 @@
-import { DeadlineLayer, MemoryBackend, Outcome } from "@kvferry/core";
+import {
+  type AuthorOptions,
+  type BatchResult,
+  type BlockBatch,
+  DeadlineLayer,
+  type KeyBatch,
+  MemoryBackend,
+  Outcome,
+  setOutcome,
+  uniformResult,
+} from "@kvferry/core";
 import { describe, expect, it } from "vitest";
 import { assertAllFailed, assertOutcomes, assertRejects, sleep } from "../src/bench.js";
 import { FaultyBackend, type FaultyOptions } from "../src/index.js";
@@ -12,6 +22,39 @@ async function setup(options: FaultyOptions, config: ConstructorParameters<typeo
 
 const abandonable: FaultyOptions = { capabilities: { abandonable: true } };
 const waiting: FaultyOptions = { capabilities: { abandonable: false } };
+
+/** Stores the first key, and says so a little after the abort. */
+class HalfDone extends MemoryBackend {
+  protected override _store({ keys }: BlockBatch, { signal }: AuthorOptions): Promise<BatchResult> {
+    const result = uniformResult(keys.count, Outcome.FAILED, "DEADLINE");
+    setOutcome(result, 0, Outcome.STORED);
+    return new Promise((resolve) => signal?.addEventListener("abort", () => setTimeout(resolve, 30, result)));
+  }
+}
+
+/** Never ends, and holds on to what it was given. */
+class Collects extends MemoryBackend {
+  readonly keys: KeyBatch[] = [];
+  slots: Uint32Array | undefined;
+
+  protected override _load({ keys, slots }: BlockBatch): Promise<never> {
+    this.slots = slots;
+    return this.#hang(keys);
+  }
+
+  protected override _remove(keys: KeyBatch): Promise<never> {
+    return this.#hang(keys);
+  }
+
+  protected override _lookup(keys: KeyBatch): Promise<never> {
+    return this.#hang(keys);
+  }
+
+  #hang(keys: KeyBatch): Promise<never> {
+    this.keys.push(keys);
+    return new Promise(() => {});
+  }
+}
 
 describe("the deadline layer", () => {
   it("gives the caller its slots back when an abandonable backend hangs", async () => {
@@ -48,8 +91,24 @@ describe("the deadline layer", () => {
   });
 
   it("takes the backend's own answer key by key when it comes in time", async () => {
-    const { bench } = await setup(abandonable, { graceMs: 500, storeMs: 0 });
-    assertAllFailed(await bench.store([1, 2]), "DEADLINE", "store with no time at all");
+    const late = new HalfDone();
+    const bench = await openBench(new DeadlineLayer(late, { storeMs: 5, graceMs: 2000 }));
+    assertOutcomes(await bench.store([1, 2]), [Outcome.STORED, Outcome.FAILED], "store that ended by itself");
+  });
+
+  it("lets calls that are left alone go on with keys and slots of their own", async () => {
+    const late = new Collects();
+    const bench = await openBench(new DeadlineLayer(late, { loadMs: 5, removeMs: 5, lookupMs: 5, graceMs: 0 }));
+    const batch = bench.batch([1, 2], bench.region(2));
+    await bench.loadBatch(batch);
+    const removed = bench.keys([3]);
+    await bench.backend.remove(removed);
+    const looked = bench.keys([4]);
+    await assertRejects(() => bench.backend.lookup(looked), "DEADLINE", "lookup");
+    for (const each of [batch.keys, removed, looked]) each.bytes.fill(0); // the caller's memory is the caller's again
+    batch.slots.fill(9);
+    expect(late.keys.map(({ bytes }) => bytes)).toEqual([[1, 2], [3], [4]].map((ids) => bench.keys(ids).bytes));
+    expect([...(late.slots ?? [])]).toEqual([0, 1]);
   });
 
   it("leaves lookup, remove and usage alone on every backend: they touch no slot", async () => {

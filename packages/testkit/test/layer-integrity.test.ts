@@ -104,6 +104,17 @@ describe("the integrity layer", () => {
     expect(result.codes[0]).toBe(16); // NAMESPACE_MISMATCH
   });
 
+  it("does not carry the damage of one block into the next", async () => {
+    const storage = createMemoryStorage();
+    const bench = await openBench(new IntegrityLayer(new MemoryBackend({ storage }), { stagingBytesMax: 1 }));
+    await bench.mustStore([1]);
+    const blocks = storage.get(bench.namespace.digestHex)?.blocks;
+    blocks?.get(Buffer.from(bench.key(1)).toString("latin1"))?.bytes.fill(7, 300, 400); // the padding
+    assertOutcomes((await bench.load([1])).result, [Outcome.CORRUPT], "load");
+    await bench.mustStore([2]); // by way of the same staging memory
+    await bench.mustLoad([2]);
+  });
+
   it("tells listeners of damaged blocks that it removed", async () => {
     const storage = createMemoryStorage();
     const layer = new IntegrityLayer(new MemoryBackend({ storage }));

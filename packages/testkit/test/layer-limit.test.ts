@@ -41,6 +41,17 @@ describe("the limit layer", () => {
       expect([...result.outcomes].every((each) => each === Outcome.STORED)).toBe(true);
   });
 
+  it("counts bytes down again when calls end", async () => {
+    const { faulty, bench } = await setup({ bytesMax: 1000, queueDepthMax: 100 });
+    for (const id of numbers(10)) await bench.mustStore([id]);
+    const hang = faulty.hang("store");
+    const stores = numbers(3, 100).map((id) => bench.store([id]));
+    await sleep(5);
+    expect(faulty.calls.store).toBe(13);
+    hang.remove();
+    await Promise.all(stores);
+  });
+
   it("takes loads before stores that came first", async () => {
     const { faulty, bench } = await setup({ callsMax: 1, queueDepthMax: 100 });
     await bench.mustStore([1]);
@@ -55,6 +66,16 @@ describe("the limit layer", () => {
     hang.remove();
     await Promise.all(calls);
     expect(order).toEqual(["store 2", "load", "store 3"]);
+  });
+
+  it("does not let a load wait behind a store that is too large for now", async () => {
+    const { faulty, bench } = await setup({ bytesMax: 1000, queueDepthMax: 100 });
+    const hang = faulty.hang("store");
+    const stores = [bench.store([1]), bench.store([2, 3, 4, 5])];
+    await sleep(5);
+    assertOutcomes((await bench.load([9])).result, [Outcome.MISS], "load while a store waits");
+    hang.remove();
+    await Promise.all(stores);
   });
 
   it("drops stores and fails loads that find no place", async () => {

@@ -47,6 +47,14 @@ describe("the retry layer", () => {
     expect(load).toBeLessThan(20);
   });
 
+  it("does not ask again for what a retry has brought", async () => {
+    const { faulty, bench } = await setup({ attemptsMax: 6 });
+    await bench.mustStore(numbers(20));
+    faulty.fail("load", "IO", { times: 1 });
+    await bench.mustLoad(numbers(20));
+    expect(faulty.calls.load).toBe(2);
+  });
+
   it("gives up after attemptsMax, and each key keeps its code", async () => {
     const { faulty, bench } = await setup({ attemptsMax: 4 });
     faulty.fail("load", "UNAVAILABLE");
