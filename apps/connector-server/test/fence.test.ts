@@ -111,7 +111,11 @@ describe("requests", () => {
     raw.send({ t: "store", id: 1, keys, slots });
     raw.send({ t: "store", id: 2, keys, slots });
     raw.send({ t: "cancel", id: 3, target: 2 });
-    expect(await raw.next("done")).toMatchObject({ id: 2, outcomes: Uint8Array.of(Outcome.FAILED), codes: Uint8Array.of(6) });
+    expect(await raw.next("done")).toMatchObject({
+      id: 2,
+      outcomes: Uint8Array.of(Outcome.FAILED),
+      codes: Uint8Array.of(6),
+    });
     expect(backend.waiting).toHaveLength(1);
     backend.endAll();
     expect(await raw.next("done")).toMatchObject({ id: 1 });
