@@ -205,6 +205,13 @@ describe("a call", () => {
     expect(getEventListeners(controller.signal, "abort")).toHaveLength(0);
   });
 
+  it("leaves nothing on the caller's signal", async () => {
+    const probe = await opened();
+    const { signal } = new AbortController();
+    await probe.store(batch, { signal, deadlineMs: 10_000 });
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
+  });
+
   it("waits for the author after the deadline: the slots are still in use", async () => {
     const probe = await opened();
     const { promise, open } = gate<BatchResult>();

@@ -5,7 +5,7 @@ import { type KvferryError, keyAt, keyGroup, keyHex, packedKeys, packKeys, selec
 const listOfKeys = fc.integer({ min: 5, max: 128 }).chain((stride) =>
   fc.record({
     stride: fc.constant(stride),
-    keys: fc.array(fc.uint8Array({ minLength: stride, maxLength: stride }), { maxLength: 40 }),
+    keys: fc.array(fc.uint8Array({ minLength: stride, maxLength: stride }), { maxLength: 40, size: "max" }),
   }),
 );
 

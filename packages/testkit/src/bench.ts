@@ -30,7 +30,7 @@ export const SENTINEL = 0xa5;
 /** Contents kept for the next comparison. */
 const CONTENTS_BYTES_MAX = 8 * 1024 * 1024;
 
-export type Operation = "store" | "load" | "remove";
+type Operation = "store" | "load" | "remove";
 
 const allowed: Readonly<Record<Operation, readonly Outcome[]>> = {
   store: [Outcome.STORED, Outcome.PRESENT, Outcome.DROPPED, Outcome.FAILED],

@@ -13,8 +13,8 @@ import {
 } from "./config.js";
 import { memoryManifest } from "./manifest.js";
 
-/** Bytes copied before others get their turn: about a millisecond's worth. */
-const TURN_BYTES = 4 * 1024 * 1024;
+/** Bytes copied before others get their turn: some tenths of a millisecond's worth. */
+const TURN_BYTES = 1024 * 1024;
 
 /** Blocks in this process's memory: the reference that every other backend can be compared with, and a cache for tests. It evicts
  * nothing; over `capacityBytes` it drops what comes. */
