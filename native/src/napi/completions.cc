@@ -37,7 +37,11 @@ void Completions::settleAll() {
   }
   for (const auto& completion : finished) {
     const Napi::HandleScope scope(env_);
-    completion->settle(env_);
+    try {
+      completion->settle(env_);
+    } catch (const Napi::Error&) {
+      // A worker that is being terminated runs no JavaScript any more, so nobody waits for it either.
+    }
   }
   pending_ -= static_cast<uint32_t>(finished.size());
   if (pending_ == 0) napi_unref_threadsafe_function(env_, function_);

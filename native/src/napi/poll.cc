@@ -34,8 +34,13 @@ void Poll::close() {
 void Poll::onEvent(uv_poll_t* handle, int status, int events) {
   auto* const poll = static_cast<Poll*>(handle->data);
   if (poll->owner_ == nullptr) return;
-  // An error shows itself to the next system call.
-  poll->owner_->onReady(status < 0 || (events & UV_READABLE) != 0, status >= 0 && (events & UV_WRITABLE) != 0);
+  const bool readable = status < 0 || (events & UV_READABLE) != 0;  // an error shows itself to the next system call
+  const bool writable = status >= 0 && (events & UV_WRITABLE) != 0;
+  try {
+    poll->owner_->onReady(readable, writable);
+  } catch (const Napi::Error&) {
+    // A worker that is being terminated runs no JavaScript any more; its end closes the socket.
+  }
 }
 
 void Poll::onClosed(uv_handle_t* handle) {
@@ -43,7 +48,11 @@ void Poll::onClosed(uv_handle_t* handle) {
   AddonData& addon = poll->addon_;
   addon.polls.erase(poll.get());
   if (!addon.ending) {
-    if (poll->owner_ != nullptr) poll->owner_->onPollClosed();
+    try {
+      if (poll->owner_ != nullptr) poll->owner_->onPollClosed();
+    } catch (const Napi::Error&) {
+      // As above.
+    }
   } else if (addon.polls.empty() && addon.cleanupHook != nullptr) {
     napi_remove_async_cleanup_hook(addon.cleanupHook);
     addon.cleanupHook = nullptr;

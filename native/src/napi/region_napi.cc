@@ -6,8 +6,6 @@
 namespace kvferry::binding {
 namespace {
 
-/** Uint8Array of Node 20 ends here; the engines still reach all rows, because they know the mapping by its address. */
-constexpr size_t kSafeArrayBytesMax = 0xffffffff;
 constexpr uint64_t kWholeMax = uint64_t{1} << 53;
 
 RegionShape shapeOf(Napi::Value value) {
@@ -19,6 +17,15 @@ RegionShape shapeOf(Napi::Value value) {
   const Napi::Value offset = object.Get("offset");
   if (!offset.IsUndefined()) shape.offset = wholeNumber(offset, "offset", kWholeMax);
   return shape;
+}
+
+/** Node 20 ends the process rather than make an array of more than 4 GiB: it shows the rows that fit. The engines reach all
+ * of them, because they know the mapping by its address. */
+size_t visibleBytes(Napi::Env env, size_t bytes, size_t rowBytes) {
+  const napi_node_version* version = nullptr;
+  if (napi_get_node_version(env, &version) != napi_ok) throw Napi::Error::New(env);
+  if (version->major > 20 || bytes <= kNode20ArrayBytesMax) return bytes;
+  return kNode20ArrayBytesMax / rowBytes * rowBytes;
 }
 
 /** The JavaScript object; the array buffer keeps the mapping alive by itself. */
@@ -47,18 +54,11 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
 
  private:
   void attach(Napi::Env env) {
-    size_t bytes = region_->bytes();
+    const size_t bytes = visibleBytes(env, region_->bytes(), shape_.rowBytes);
     auto* const keep = new std::shared_ptr<Region>(region_);
     const auto letGo = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Region>*>(hint); };
     napi_value buffer;
-    napi_status status = napi_create_external_arraybuffer(env, region_->data(), bytes, letGo, keep, &buffer);
-    if (status != napi_ok && bytes > kSafeArrayBytesMax) {
-      bool pending = false;
-      napi_value thrown;
-      if (napi_is_exception_pending(env, &pending) == napi_ok && pending) napi_get_and_clear_last_exception(env, &thrown);
-      bytes = kSafeArrayBytesMax / shape_.rowBytes * shape_.rowBytes;
-      status = napi_create_external_arraybuffer(env, region_->data(), bytes, letGo, keep, &buffer);
-    }
+    const napi_status status = napi_create_external_arraybuffer(env, region_->data(), bytes, letGo, keep, &buffer);
     if (status != napi_ok) {
       delete keep;
       throw Napi::Error::New(env);

@@ -223,8 +223,9 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
       const uint32_t* const slots = slotsOf(info[4], count);
       Transfer transfer{info[0].ToBoolean(), info[6].ToBoolean(), memory.data, rowBytes,
                         Region::find(memory.data, memory.length == 0 ? 1 : memory.length)};
-      // A view of a region's start stands for the whole region: Node 20 has no views beyond 4 GiB.
-      const bool whole = transfer.region && transfer.region->data() == memory.data;
+      // The longest view that Node 20 has of a region stands for the whole region.
+      const bool whole = transfer.region && transfer.region->data() == memory.data &&
+                         memory.length > kNode20ArrayBytesMax - rowBytes;
       const uint64_t extent = whole ? transfer.region->bytes() : memory.length;
       for (uint32_t i = 0; i < count; i++) {
         if (extent < facts.blockBytes || slots[i] > (extent - facts.blockBytes) / rowBytes) {

@@ -23,6 +23,7 @@ using Engines = std::unordered_map<EngineHandle*, std::weak_ptr<EngineHandle>>;
 class Poll;
 
 constexpr size_t kReceiveBufferBytes = 256 * 1024;
+constexpr size_t kNode20ArrayBytesMax = 0xffffffff;
 
 /** State of one environment (the main thread's, or one worker's). */
 struct AddonData {

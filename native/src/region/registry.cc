@@ -1,6 +1,8 @@
 #include "region/registry.h"
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
@@ -31,7 +33,9 @@ bool replacePage(uintptr_t address) {
     // Set first: a thread that goes on with the empty page must find the flag when it looks afterwards.
     entry.gone.store(true, std::memory_order_release);
     void* page = reinterpret_cast<void*>(address / pageBytes * pageBytes);
-    return mmap(page, pageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+    // The system call itself, because nothing promises that libc's mmap may be called from a signal handler.
+    return syscall(SYS_mmap, page, pageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+           -1;
   }
   return false;
 }
