@@ -57,3 +57,28 @@ function pretty(line: string): string {
   );
   return `${clock} ${String(level).toUpperCase().padEnd(5)} ${msg} ${details.join(" ")}\n`;
 }
+
+const THROTTLE_LINES = 20;
+const THROTTLE_MS = 10_000;
+
+/** Bounds the lines that others can cause: some in a while; what is left out is counted. */
+export class Throttle {
+  #lines = 0;
+  #sinceMs = -Infinity;
+  #suppressed = 0;
+
+  /** Whether the next line may be written, and how many were not since the last one. */
+  next(nowMs: number = performance.now()): { readonly allowed: boolean; readonly suppressed: number } {
+    if (nowMs - this.#sinceMs >= THROTTLE_MS) {
+      this.#sinceMs = nowMs;
+      this.#lines = 0;
+    }
+    if (++this.#lines > THROTTLE_LINES) {
+      this.#suppressed++;
+      return { allowed: false, suppressed: 0 };
+    }
+    const suppressed = this.#suppressed;
+    this.#suppressed = 0;
+    return { allowed: true, suppressed };
+  }
+}

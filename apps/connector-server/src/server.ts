@@ -13,6 +13,7 @@ import {
 } from "./config.js";
 import { type HttpServer, startHttp } from "./http.js";
 import { backendMetrics, withLayers } from "./layers.js";
+import { Throttle } from "./log.js";
 import { ServerMetrics } from "./metrics.js";
 import { type BackendFactory, NamespacePool } from "./namespaces.js";
 import { Session, type SessionContext } from "./session.js";
@@ -191,6 +192,7 @@ class Server implements RunningServer {
       namespaces,
       metrics,
       logger: this.#logger,
+      warnings: new Throttle(),
       uid: process.getuid?.() ?? 0,
     };
     try {

@@ -13,6 +13,7 @@ import {
   type ServerMessage,
 } from "@kvferry/protocol";
 import type { ResolvedLimits } from "./config.js";
+import type { Throttle } from "./log.js";
 import type { ServerMetrics } from "./metrics.js";
 import type { NamespaceLease, NamespacePool } from "./namespaces.js";
 import { type ClientRegion, checkRegion, mapClientRegion } from "./region.js";
@@ -27,6 +28,8 @@ export interface SessionContext {
   readonly namespaces: NamespacePool;
   readonly metrics: ServerMetrics;
   readonly logger: Logger;
+  /** For lines that any client can cause. */
+  readonly warnings: Throttle;
   /** The uid whose processes may connect; root may too. */
   readonly uid: number;
 }
@@ -141,7 +144,8 @@ export class Session {
 
   /** Ends at once: what has not begun is not done; what is under way ends first. */
   abort(): void {
-    this.#end("aborted", false);
+    if (this.#released) this.#close();
+    else this.#end("aborted", false);
     this.#requests?.abort();
   }
 
@@ -301,10 +305,10 @@ export class Session {
   #fatal(error: KvferryError): void {
     if (this.#state === "ending" || this.#state === "closed") return;
     this.#context.metrics.refused(error.code);
-    this.#logger.warn(
-      { session: this.id, code: error.code, context: error.context, peer: this.#connection.peer },
-      `ending a connection: ${error.message}`,
-    );
+    const facts = { session: this.id, code: error.code, context: error.context, peer: this.#connection.peer };
+    const { allowed, suppressed } = this.#context.warnings.next();
+    const more = suppressed > 0 ? ` (and ${suppressed} more since the last such line)` : "";
+    this.#logger[allowed ? "warn" : "debug"](facts, `ending a connection: ${error.message}${more}`);
     this.#send(errorMessage(error));
     this.#end(error.message, false);
   }

@@ -13,6 +13,7 @@ import {
   type HelloMessage,
   KvferryClient,
   type ServerMessage,
+  type VllmFsNames,
 } from "@kvferry/protocol";
 import { onTestFinished } from "vitest";
 import { type RunningServer, type ServerConfig, type ServerOptions, startServer } from "../src/index.js";
@@ -77,6 +78,7 @@ export interface ClientOptions {
   readonly blockBytes?: number;
   readonly onRemoved?: (keys: KeyBatch, reason: string) => void;
   readonly onDrain?: () => void;
+  readonly vllmFs?: VllmFsNames;
 }
 
 /** A client with a region that is passed by its descriptor. */

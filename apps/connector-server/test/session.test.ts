@@ -85,6 +85,25 @@ describe("an engine", () => {
     expect(holds(region, keys, 2, 10)).toBe(true);
   });
 
+  it("of vLLM is served from the folders of vLLM's own tier", async () => {
+    const vllmFs = { base: "facebook_opt-125m_0123456789ab", rank: 0, config: "{}" };
+    const root = join(scratch(), "kv");
+    const { socket } = await serve({ tiers: [{ backend: "posix", root, layout: "vllm-fs" }] });
+    const a = await connect(socket, { vllmFs });
+    const keys = randomKeys(2);
+    fill(a.region, keys, range(2));
+    expect([...(await a.client.store(keys, range(2))).outcomes]).toEqual([Outcome.STORED, Outcome.STORED]);
+    expect([...(await a.client.load(keys, range(2, 2))).outcomes]).toEqual([Outcome.LOADED, Outcome.LOADED]);
+    await expect(connect(socket, { namespace: { ...namespace, tenant: "b" } })).rejects.toMatchObject({
+      code: "CONFIG_INVALID",
+      context: { field: "vllmFs" },
+    });
+    await expect(connect(socket, { vllmFs: { ...vllmFs, rank: 1 } })).rejects.toMatchObject({
+      code: "INVALID_ARGUMENT",
+      context: { field: "vllmFs.rank" },
+    });
+  });
+
   it("may give its region by a path when it cannot pass descriptors", async () => {
     const { socket, folder } = await serve();
     const path = join(folder, "region");
