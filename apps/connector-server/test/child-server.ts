@@ -11,7 +11,7 @@ const packageFolder = join(dirname(fileURLToPath(import.meta.url)), "..");
 let bundled: Promise<string> | undefined;
 
 /** The command, bundled from the sources. Only the data plane must have been built. */
-export function commandLine(): Promise<string> {
+function commandLine(): Promise<string> {
   bundled ??= bundleCommand();
   return bundled;
 }

@@ -1,4 +1,5 @@
-import { closeSync, ftruncateSync, openSync, truncateSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { chmodSync, closeSync, ftruncateSync, openSync, truncateSync } from "node:fs";
 import { connect as connectNet } from "node:net";
 import { join } from "node:path";
 import { LookupState, type NamespaceFields, Outcome, outcomeCode } from "@kvferry/core";
@@ -311,6 +312,27 @@ describe("a client that does wrong", () => {
     deaf.destroy();
     closeSync(fd);
   });
+
+  it.runIf(process.getuid?.() === 0)(
+    "by being another user is refused, even where the socket's mode lets it in",
+    async () => {
+      const { socket, folder } = await serve();
+      chmodSync(folder, 0o755);
+      chmodSync(socket, 0o666);
+      const script = `
+      const socket = require("node:net").connect(process.argv[1]);
+      socket.on("data", (bytes) => process.stdout.write(bytes.toString("latin1")));
+      socket.on("error", (error) => process.stdout.write(error.message));`;
+      const child = spawn(process.execPath, ["-e", script, socket], { uid: 65_534, gid: 65_534, cwd: "/" });
+      let output = "";
+      child.stdout.on("data", (bytes) => {
+        output += bytes;
+      });
+      await new Promise((resolve) => child.on("close", resolve));
+      expect(output).toContain("PERMISSION");
+      expect(output).toContain("not of uid 65534");
+    },
+  );
 
   it("by using an id twice, or by a bad frame, loses its connection alone", async () => {
     const { socket } = await serve();
