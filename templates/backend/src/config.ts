@@ -8,7 +8,7 @@ export interface MyStorageConfig {
   readonly filesMax?: number;
 }
 
-export const FILES_MAX = 16;
+const FILES_MAX = 16;
 
 /** @throws KvferryError CONFIG_INVALID with `context.field`. */
 export function checkConfig({ root, filesMax = FILES_MAX }: MyStorageConfig): Required<MyStorageConfig> {
