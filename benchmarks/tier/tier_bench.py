@@ -1,0 +1,241 @@
+"""vLLM's `fs` tier and KvferryTier at vLLM's own interface, without an engine: `tier_bench.py OPTIONS_JSON` → one JSON on stdout.
+
+Both get the same region, keys and bytes under the same root, in alternating order. A phase is driven as the scheduler does
+it: jobs of some blocks, `get_finished_jobs` until all have ended; lookups key by key until a MISS, step after step while
+one answers RETRY. Before the loads the page cache is emptied of the files, and the bytes that arrive are compared.
+"""
+
+import gc
+import hashlib
+import itertools
+import json
+import os
+import sys
+import time
+from types import SimpleNamespace
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+import numpy as np  # noqa: E402
+import vllm  # noqa: E402
+from vllm.v1.kv_offload.base import LookupResult, ReqContext, ScheduleEndContext  # noqa: E402
+from vllm.v1.kv_offload.config import (  # noqa: E402
+    OffloadingCacheConfig,
+    OffloadingConfig,
+    OffloadingGroupConfig,
+    OffloadingModelConfig,
+    OffloadingParallelConfig,
+)
+from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion  # noqa: E402
+from vllm.v1.kv_offload.tiering.base import TransferJob  # noqa: E402
+from vllm.v1.kv_offload.tiering.factory import SecondaryTierFactory  # noqa: E402
+
+JOB_BLOCKS = 16
+POLL_S = 0.0002
+LOOKUP_REQUESTS = 20
+STEP_END = ScheduleEndContext((), ())
+_ids = itertools.count()
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def offloading_config(chunk_bytes):
+    return OffloadingConfig(
+        groups=(OffloadingGroupConfig(tokens_per_block=64, layer_names=("layer",), group_id=0),),
+        worker_kv_bytes_per_block=chunk_bytes,
+        enable_kv_cache_events=False,
+        extra_config={},
+        engine_id=f"kvferry-bench-{os.getpid()}-{next(_ids)}",
+        model=OffloadingModelConfig(name=f"bench-{chunk_bytes}", dtype="bfloat16"),
+        cache=OffloadingCacheConfig(tokens_per_hash=64, blocks_per_chunk=1),
+        parallel=OffloadingParallelConfig(
+            rank=0, world_size=1, tp_size=1, pp_size=1, pcp_size=1, dcp_size=1, data_parallel_index=0,
+            data_parallel_size=1, data_parallel_rank_local=None, is_parallelism_agnostic=True,
+        ),
+        kv_cache_layout="LBHNC",
+    )  # fmt: skip
+
+
+class Driver:
+    """One tier, and an account of what its calls cost."""
+
+    def __init__(self, name, tier, region_view, server_pid):
+        self.name, self.tier, self.rows = name, tier, np.asarray(region_view)
+        self.server_pid = server_pid
+        self.in_calls = self.slowest_call = 0.0
+        self.retries = 0
+
+    def call(self, function, *arguments):
+        started = time.perf_counter()
+        result = function(*arguments)
+        took = time.perf_counter() - started
+        self.in_calls += took
+        self.slowest_call = max(self.slowest_call, took)
+        return result
+
+    def measured(self, action):
+        self.in_calls = self.slowest_call = 0.0
+        self.retries = 0
+        gc.collect()
+        cpu = self.cpu_seconds()
+        started = time.perf_counter()
+        action()
+        seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds,
+            "secondsInCalls": self.in_calls,
+            "slowestCallSeconds": self.slowest_call,
+            "cpuSeconds": self.cpu_seconds() - cpu,
+            "retries": self.retries,
+        }
+
+    def cpu_seconds(self):
+        """Of this process, all threads, and of the server if the tier has one."""
+        total = sum(os.times()[:2])
+        if self.server_pid is not None:
+            with open(f"/proc/{self.server_pid}/stat") as stat:
+                fields = stat.read().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / TICKS
+        return total
+
+    def transfer(self, keys, load):
+        submit = self.tier.submit_load if load else self.tier.submit_store
+        waiting = set()
+        for at in range(0, len(keys), JOB_BLOCKS):
+            part = keys[at : at + JOB_BLOCKS]
+            context = ReqContext(req_id=f"t{next(_ids)}")
+            job = TransferJob(next(_ids), part, np.arange(at, at + len(part)), load, context)
+            waiting.add(job.job_id)
+            self.call(submit, job)
+        while waiting:
+            finished = list(self.call(self.tier.get_finished_jobs))
+            for result in finished:
+                assert result.success, f"{self.name}: a transfer failed"
+                waiting.discard(result.job_id)
+            if not finished:
+                time.sleep(POLL_S)
+
+    def lookup(self, keys, expected):
+        """One request, as the scheduler asks: in prefix order until a MISS, again in the next step while there is a RETRY."""
+        context = ReqContext(req_id=f"l{next(_ids)}")
+        for position, key in enumerate(keys):
+            context.set_offload_key_position(key, position)
+        self.call(self.tier.on_new_request, context)
+        while True:
+            self.call(self.tier.get_finished_jobs)
+            retry, hits = False, 0
+            for key in keys:
+                answer = self.call(self.tier.lookup, key, context)
+                if answer is LookupResult.RETRY:
+                    retry = True
+                    self.retries += 1
+                elif answer is LookupResult.HIT:
+                    hits += 1
+                else:
+                    break
+            self.call(self.tier.on_schedule_end, STEP_END)
+            if not retry:
+                break
+            time.sleep(POLL_S)
+        self.call(self.tier.on_request_finished, context)
+        assert hits == expected, f"{self.name}: {hits} hits, not {expected}"
+
+
+def keys_of(count, *salt):
+    return [hashlib.sha256(repr((salt, i)).encode()).digest() + bytes(4) for i in range(count)]
+
+
+def drop_caches(folder):
+    """Out of the page cache with the files. True where the whole cache could be dropped."""
+    os.sync()
+    for path, _, names in os.walk(folder):
+        for name in names:
+            fd = os.open(os.path.join(path, name), os.O_RDONLY)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+    try:
+        with open("/proc/sys/vm/drop_caches", "w") as control:
+            control.write("1")
+        return True
+    except OSError:
+        return False
+
+
+def bench_chunk(options, chunk_bytes):
+    count = max(JOB_BLOCKS, options["bytes"] // chunk_bytes)
+    config = offloading_config(chunk_bytes)
+    region = SharedOffloadRegion(config.engine_id, count, None, chunk_bytes, chunk_bytes)
+    os.unlink(region.mmap_path)
+    region._creator = False
+    view = region.create_kv_memoryview()
+    spec = SimpleNamespace(
+        config=config,
+        _scheduler_mmap=region,
+        blocks_per_chunk=1,
+        kv_events_config=SimpleNamespace(enable_kv_cache_events=False),
+    )
+    configs = {
+        "fs": {"type": "fs", "root_dir": os.path.join(options["root"], "fs")},
+        "kvferry": {
+            "type": "KvferryTier", "module_path": "kvferry_vllm", "socket": options["socket"], "weights": "00" * 32,
+        },
+    }  # fmt: skip
+    pids = {"fs": None, "kvferry": options["serverPid"]}
+    drivers = {
+        name: Driver(name, SecondaryTierFactory.create_secondary_tier(each, view, spec), view, pids[name])
+        for name, each in configs.items()
+    }
+    rows = np.asarray(view)
+    rng = np.random.default_rng(chunk_bytes)
+    payload = rng.integers(-128, 127, rows.shape, dtype=np.int8)
+    rounds = []
+    for round_ in range(options["rounds"] + 1):  # the first one warms up and is not reported
+        names = list(drivers) if round_ % 2 else list(reversed(drivers))
+        for name in names:
+            result = bench_round(drivers[name], rows, payload, round_, options)
+            if round_ > 0:
+                rounds.append({"tier": name, "round": round_, **result})
+    for driver in drivers.values():
+        driver.tier.shutdown()
+        driver.rows = None
+    del rows
+    view.release()
+    region.cleanup()
+    return {"chunkBytes": chunk_bytes, "blocks": count, "rounds": rounds}
+
+
+def bench_round(driver, rows, payload, round_, options):
+    keys = keys_of(len(payload), driver.name, round_, payload.shape)
+    rows[:] = payload
+    store = driver.measured(lambda: driver.transfer(keys, load=False))
+    cold = drop_caches(options["root"])
+    hit = driver.measured(lambda: [driver.lookup(keys, len(keys)) for _ in range(LOOKUP_REQUESTS)])
+    absent = [keys_of(len(keys), "absent", driver.name, round_, i) for i in range(LOOKUP_REQUESTS)]
+    miss = driver.measured(lambda: [driver.lookup(each, 0) for each in absent])
+    drop_caches(options["root"])
+    rows[:] = 0
+    load = driver.measured(lambda: driver.transfer(keys, load=True))
+    assert (rows == payload).all(), f"{driver.name}: other bytes came back"
+    total = payload.nbytes
+    for each in (store, load):
+        each["gigabytesPerSecond"] = total / each["seconds"] / 1e9
+        each["cpuSecondsPerGigabyte"] = each["cpuSeconds"] / total * 1e9
+    for each in (hit, miss):
+        each["requests"] = LOOKUP_REQUESTS
+        each["secondsPerRequest"] = each["seconds"] / LOOKUP_REQUESTS
+    hit["keysPerSecond"] = LOOKUP_REQUESTS * len(keys) / hit["seconds"]
+    return {"store": store, "lookupHit": hit, "lookupMiss": miss, "load": load, "wholePageCacheDropped": cold}
+
+
+def main():
+    options = json.loads(sys.argv[1])
+    chunks = [bench_chunk(options, chunk_bytes) for chunk_bytes in options["chunkBytes"]]
+    out.write(json.dumps({"vllm": vllm.__version__, "chunks": chunks}))
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()
