@@ -129,7 +129,7 @@ export class KvferryClient {
   }
 
   /** Ends the connection: says that no more requests come, and waits until the server has ended its I/O and the stream. Requests under
-   * way are cancelled by it. Afterwards no slot is touched. */
+   * way are finished and answered, unless that takes the server too long. Afterwards no slot is touched. */
   async close(): Promise<void> {
     this.#link.end();
     await this.#link.closed;
