@@ -14,7 +14,7 @@ const dealt = fc.integer({ min: 1, max: 60 }).chain((count) =>
   }),
 );
 
-describe("a batch in parts", () => {
+describe("a batch in parts", { timeout: 30_000 }, () => {
   it("has every key with its own slot, and every result back in its place", () => {
     fc.assert(
       fc.property(dealt, ({ count, keyBytes, slots, hands, outcomes, codes }) => {

@@ -54,7 +54,7 @@ function rewritten(each: Block, change: (view: DataView) => void): Uint8Array {
   return bytes;
 }
 
-describe("CRC-32C", () => {
+describe("CRC-32C", { timeout: 30_000 }, () => {
   it("has the values that everyone agrees on", () => {
     expect(crc32c(Buffer.from("123456789"))).toBe(0xe3069283);
     // RFC 3720, B.4
@@ -135,7 +135,7 @@ describe("a footer", () => {
   });
 });
 
-describe("a stored block", () => {
+describe("a stored block", { timeout: 30_000 }, () => {
   it("is LOADED for its own key and namespace alone", () => {
     fc.assert(
       fc.property(block, (each) => {

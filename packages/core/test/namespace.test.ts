@@ -44,7 +44,7 @@ function errorOf(input: unknown): KvferryError {
   throw new Error("it was accepted");
 }
 
-describe("a namespace", () => {
+describe("a namespace", { timeout: 30_000 }, () => {
   it("does not depend on the order of its fields", () => {
     fc.assert(
       fc.property(fields, (each) => {

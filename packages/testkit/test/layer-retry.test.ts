@@ -13,7 +13,7 @@ async function setup(config: ConstructorParameters<typeof RetryLayer>[1] = {}, s
   return { faulty, bench: await openBench(layer) };
 }
 
-describe("the retry layer", () => {
+describe("the retry layer", { timeout: 30_000 }, () => {
   it("tries the failed keys again, and only those", async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(), fc.integer({ min: 1, max: 40 }), async (seed, count) => {
