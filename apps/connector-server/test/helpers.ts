@@ -21,6 +21,8 @@ import { type RunningServer, type ServerConfig, type ServerOptions, startServer 
 export const KEY_BYTES = 36;
 export const BLOCK_BYTES = 16_384;
 export const SLOTS = 64;
+/** Hostile clients make many namespaces, and each has hundreds of folders. */
+const CLEANUP_MS_MAX = 120_000;
 
 export const namespace: NamespaceFields = {
   model: "facebook/opt-125m",
@@ -41,7 +43,7 @@ export const namespace: NamespaceFields = {
 /** A folder that goes away with the test. */
 export function scratch(): string {
   const folder = mkdtempSync(join(tmpdir(), "kvferry-server-"));
-  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }), CLEANUP_MS_MAX);
   return folder;
 }
 
