@@ -1,4 +1,11 @@
-import { createNamespace, KvferryError, type Logger, toKvferryError } from "@kvferry/core";
+import {
+  createNamespace,
+  type KeyBatch,
+  KvferryError,
+  type Logger,
+  type RemovalReason,
+  toKvferryError,
+} from "@kvferry/core";
 import { type ConnectionHandlers, closeFd, type UnixConnection } from "@kvferry/native";
 import {
   DESCRIPTORS_MAX,
@@ -49,6 +56,8 @@ const END_GRACE_MS = 5_000;
 /** Ms that the last bytes may take to leave. */
 const LINGER_MS = 2_000;
 
+/** Keys of a REMOVED message. */
+const REMOVED_KEYS_MAX = 65_536;
 const FLUSH_POLL_MS = 10;
 const nothing = new Uint8Array(0);
 
@@ -257,9 +266,7 @@ export class Session {
       send: (message) => this.#send(message),
     });
     if (hello.events) {
-      this.#stopListening = lease.backend.onRemoved((keys, reason) =>
-        this.#send({ t: "removed", keys: keys.bytes, reason }),
-      );
+      this.#stopListening = lease.backend.onRemoved((keys, reason) => this.#sendRemoved(keys, reason));
     }
     this.#decoder.frameBytesMax = FRAME_BYTES_MAX;
     this.#state = "open";
@@ -282,6 +289,13 @@ export class Session {
       },
       "an engine connected",
     );
+  }
+
+  #sendRemoved({ bytes, stride }: KeyBatch, reason: RemovalReason): void {
+    const step = REMOVED_KEYS_MAX * stride; // however many there are, a frame has its bound
+    for (let at = 0; at < bytes.length; at += step) {
+      this.#send({ t: "removed", keys: bytes.subarray(at, at + step), reason });
+    }
   }
 
   #send(message: ServerMessage): void {

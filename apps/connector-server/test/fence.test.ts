@@ -173,6 +173,12 @@ describe("removed blocks", () => {
     await raw.next("pong");
     await until(() => heard.length > 0);
     expect(heard).toEqual([[3, "evicted"]]);
+    backend.evict(70_000); // more than one message takes
+    await until(() => heard.length > 2);
+    expect(heard.slice(1)).toEqual([
+      [65_536, "evicted"],
+      [4464, "evicted"],
+    ]);
     expect(raw.received).toEqual([]);
   });
 });
