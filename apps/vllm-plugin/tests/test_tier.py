@@ -139,6 +139,22 @@ def test_a_key_that_failed_is_back_once_it_is_stored_again(harness, server):
     assert h.settle(keys, h.request(keys)) == [HIT]
 
 
+def test_a_load_that_failed_with_its_connection_says_nothing_about_the_block(harness, server):
+    h = harness(lookup_deadline_ms=5000)
+    keys = keys_of(2)
+    h.store(keys, [0, 1])
+    request = h.request(keys)
+    assert h.settle(keys, request) == [HIT, HIT]
+    server.silent.add("load")
+    load = h.job(keys, [2, 3], load=True, request=request)
+    wait_for(lambda: (h.step(), server.count("load"))[1])
+    server.drop_connections()
+    assert not h.result(load).success
+    wait_for(lambda: (h.step(), h.tier._client.usable)[1])
+    assert h.settle(keys, request) == [MISS, MISS]
+    assert h.settle(keys, h.request(keys)) == [HIT, HIT]
+
+
 def test_a_load_of_a_block_that_is_gone_fails_without_successful_keys(harness):
     h = harness()
     result = h.load(keys_of(2), [0, 1])

@@ -163,6 +163,10 @@ class Lookups:
             for key in keys:
                 self._failed.pop(key, None)
 
+    def forgive(self) -> None:
+        """A new connection: what failed on the old one may well be there. Requests that met a failure still do not ask again."""
+        self._failed.clear()
+
     def reset(self) -> None:
         """The server is gone, or as good as gone: nobody knows anything any more."""
         for state in self._requests.values():

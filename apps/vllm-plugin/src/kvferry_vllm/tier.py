@@ -232,6 +232,7 @@ class KvferryTier(SecondaryTierManager):
 
     def on_ready(self, welcome: wire.Welcome) -> None:
         self._metrics.count(metrics.CONNECTIONS)
+        self._lookups.forgive()
 
     def on_answer(self, request: Request, message: wire.States | wire.Done | wire.Error) -> None:
         if isinstance(message, wire.Error):

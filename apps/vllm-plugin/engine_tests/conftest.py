@@ -1,0 +1,156 @@
+"""Real engines and real servers. Needs `npm run build`; the folders are the test's own."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+CLI = ROOT / "apps/connector-server/dist/cli.js"
+OVERLAYS = Path(os.environ.get("KVFERRY_VLLM_OVERLAYS") or ROOT / ".cache")
+ANSWER_S_MAX = 180
+CHUNK_TOKENS = 64
+
+
+class Server:
+    """`kvferry serve`."""
+
+    def __init__(self, folder, data, tier=None):
+        self.socket = str(folder / "s")
+        self._log = folder / "server.log"
+        self._args = ["--http", "off"]
+        if tier is None:
+            self._args += ["--data", str(data), "--socket", self.socket]
+        else:
+            config = folder / "kvferry.yaml"
+            config.write_text(json.dumps({"socket": self.socket, "http": "off", "tiers": [tier]}))  # JSON is YAML
+            self._args += ["--config", str(config)]
+        self.process = None
+
+    def start(self):
+        log = open(self._log, "ab")
+        self.process = subprocess.Popen(["node", str(CLI), "serve", *self._args], stdout=log, stderr=log)
+        deadline = time.monotonic() + 30
+        while not self._accepts():
+            assert self.process.poll() is None and time.monotonic() < deadline, self._log.read_text()[-3000:]
+            time.sleep(0.05)
+        return self
+
+    def _accepts(self):
+        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect(self.socket)
+            return True
+        return False
+
+    def kill(self):
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+class EngineProcess:
+    """`engine_process.py`. Calls wait for the answer."""
+
+    def __init__(self, tier, version=None, kind="llama"):
+        model = Path(tempfile.gettempdir()) / f"kvferry-engine-test-{os.getuid()}-{kind}"
+        options = json.dumps({"tier": tier, "model": str(model), "kind": kind})
+        path = [str(HERE.parent / "src")]
+        if version is not None:
+            overlay = OVERLAYS / f"vllm-{version}"
+            if not overlay.is_dir():
+                pytest.skip(f"{overlay} is not there")
+            path.insert(0, str(overlay))
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "engine_process.py"), options],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, bufsize=1,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        )  # fmt: skip
+
+    def ready(self):
+        return self._read()["ready"]
+
+    def __call__(self, do, **fields):
+        self.send(do, **fields)
+        return self._read()
+
+    def send(self, do, **fields):
+        self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+
+    def run(self, *prompts):
+        return self("run", prompts=prompts)["results"]
+
+    def errors(self):
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def kill(self):
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self):
+        ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_S_MAX)
+        line = self._process.stdout.readline() if ready else ""
+        assert line, f"the engine gave no answer\n{self.errors()[-6000:]}"
+        return json.loads(line)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    """`start(data folder, tier=None) -> Server`; killed at the end."""
+    made = []
+
+    def start(data, tier=None):
+        folder = Path(tempfile.mkdtemp(prefix="kvferry-"))  # short: a socket's path has a limit
+        made.append((Server(folder, data, tier), folder))
+        return made[-1][0].start()
+
+    yield start
+    for server, folder in made:
+        if server.process is not None:
+            server.process.send_signal(signal.SIGCONT)
+            server.kill()
+        subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+
+@pytest.fixture(scope="module")
+def engines():
+    """`start(tier, version=None, kind="llama") -> EngineProcess`; killed at the end."""
+    made = []
+
+    def start(*arguments, **options):
+        made.append(EngineProcess(*arguments, **options))
+        return made[-1]
+
+    yield start
+    for engine in made:
+        engine.kill()
+
+
+def kvferry(server, **options):
+    """The tier's configuration for this server."""
+    return {"type": "KvferryTier", "module_path": "kvferry_vllm", "socket": server.socket, **options}
+
+
+def full_chunks(prompts):
+    """Cached tokens when every full chunk is."""
+    return [length // CHUNK_TOKENS * CHUNK_TOKENS for _, length in prompts]
+
+
+def tokens(results):
+    return [each["tokens"] for each in results]
+
+
+def cached(results):
+    return [each["cached"] for each in results]

@@ -1,0 +1,226 @@
+"""A real vLLM engine that a test drives: `engine_process.py OPTIONS_JSON`, JSON commands on stdin, JSON answers on stdout.
+
+Commands: {"do": "run", "prompts": [[index, length], …]} → {"results": [{tokens, cached}]}; "reset" empties the engine's own caches, so
+that only the tier is left; "settle" steps until nothing is on its way; "calls" tells how long the tier's calls have taken;
+"stop_before_load" with a pid stops that process just before the next load is submitted; "quit".
+"""
+
+import glob
+import json
+import os
+import resource
+import signal
+import sys
+import time
+
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PYTHONHASHSEED", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+out = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+
+VOCABULARY = 1024
+SETTLE_S = 30
+TIER_METHODS = (
+    "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
+    "on_request_finished", "on_schedule_end", "get_stats",
+)  # fmt: skip
+
+
+def make_model(path, kind):
+    if os.path.exists(os.path.join(path, "config.json")):
+        return
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    common = dict(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=512, num_attention_heads=8, num_key_value_heads=4,
+        head_dim=32, max_position_embeddings=4096,
+    )  # fmt: skip
+    if kind == "llama":
+        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **common))
+    else:  # sliding windows and full attention: two kinds of groups
+        layers = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+        config = Gemma3TextConfig(num_hidden_layers=6, layer_types=layers, sliding_window=128, **common)
+        model = Gemma3ForCausalLM(config)
+    partial = f"{path}.{os.getpid()}"
+    model.to(torch.float32).save_pretrained(partial)
+    os.rename(partial, path)
+
+
+def prompt(index, length):
+    state, ids = 12345 + 7919 * index, []
+    for _ in range(length):
+        state = (1103515245 * state + 12345) % 2**31
+        ids.append(3 + state // 65536 % (VOCABULARY - 3))
+    return ids
+
+
+class Calls:
+    """How long the tier's calls held the scheduler.
+
+    A call that gave up its core by itself waited for something: it counts with its wall time, less the time in which the
+    thread was ready and no core was free. A call that did not counts with its CPU time: a busy host may stop a virtual core
+    at any moment, and the rest is that.
+    """
+
+    def __init__(self, tier):
+        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        self.slowest = {}
+        self.count = 0
+        for name in TIER_METHODS:
+            setattr(tier, name, self._timed(name, getattr(tier, name)))
+
+    def _delay(self):
+        return int(os.pread(self._schedstat, 64, 0).split()[1]) / 1e9
+
+    def _timed(self, name, method):
+        def timed(*arguments, **named):
+            delay, waits = self._delay(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+            cpu, started = time.thread_time(), time.perf_counter()
+            result = method(*arguments, **named)
+            wall, cpu = time.perf_counter() - started, time.thread_time() - cpu
+            waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > waits
+            held = max(cpu, wall - (self._delay() - delay)) if waited else cpu
+            if held > self.slowest.get(name, (0.0,))[0]:
+                self.slowest[name] = (held, wall, cpu)
+            self.count += 1
+            return result
+
+        return timed
+
+    def take(self):
+        taken = {"slowest": self.slowest, "count": self.count}
+        self.slowest, self.count = {}, 0
+        return taken
+
+
+class Engine:
+    def __init__(self, options):
+        from vllm import LLM
+        from vllm.config import KVTransferConfig
+
+        engine_id = f"kvferry-engine-{os.getpid()}-{time.time_ns()}"
+        extra = {
+            "spec_name": "KvferryCpuSpec", "spec_module_path": "kvferry_vllm", "cpu_bytes_to_use": 256 << 20,
+            "block_size": 64, "secondary_tiers": [options["tier"]],
+        }  # fmt: skip
+        self.llm = LLM(
+            model=options["model"], skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=2048,
+            enable_prefix_caching=True, block_size=32, disable_log_stats=False,
+            kv_transfer_config=KVTransferConfig(
+                kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config=extra,
+                engine_id=engine_id,
+            ),
+        )  # fmt: skip
+        for path in glob.glob(f"/dev/shm/vllm_offload_{engine_id}*"):
+            os.unlink(path)
+        self.core = self.llm.llm_engine.engine_core.engine_core
+        self.manager = self.core.scheduler.connector.connector_scheduler.manager
+        (self.tier,) = self.manager.secondary_tiers
+        self.contexts = []
+        self._record_requests()
+        self.calls = Calls(self.tier)
+
+    def _record_requests(self):
+        on_new_request = self.tier.on_new_request
+
+        def recorded(context):
+            self.contexts.append(context)
+            return on_new_request(context)
+
+        self.tier.on_new_request = recorded
+
+    def keys(self):
+        """Of every request so far, its keys in prefix order (since vLLM 0.31)."""
+        return [[bytes(key).hex() for key in context._offload_key_positions] for context in self.contexts]
+
+    def run(self, prompts):
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(max_tokens=8, temperature=0, detokenize=False, ignore_eos=True)
+        results = []
+        for index, length in prompts:
+            started = time.perf_counter()
+            (output,) = self.llm.generate([{"prompt_token_ids": prompt(index, length)}], sampling, use_tqdm=False)
+            results.append(
+                {
+                    "tokens": list(output.outputs[0].token_ids),
+                    "cached": output.num_cached_tokens,
+                    "seconds": time.perf_counter() - started,
+                }
+            )
+        return {"results": results}
+
+    def settle(self):
+        ends = time.monotonic() + SETTLE_S
+        while self.core.scheduler.has_requests() and time.monotonic() < ends:
+            self.core.step_fn()
+            time.sleep(0.001)
+        return {"settled": not self.core.scheduler.has_requests()}
+
+    def reset(self):
+        self.settle()
+        return {"reset": bool(self.llm.reset_prefix_cache(reset_connector=True))}
+
+    def stop_before_load(self, pid):
+        submit_load = self.tier.submit_load
+
+        def stopping(job):
+            self.tier.submit_load = submit_load
+            os.kill(pid, signal.SIGSTOP)
+            return submit_load(job)
+
+        self.tier.submit_load = stopping
+        return {}
+
+    def answer(self, command):
+        do = command["do"]
+        if do == "run":
+            return self.run(command["prompts"])
+        if do == "settle":
+            return self.settle()
+        if do == "reset":
+            return self.reset()
+        if do == "calls":
+            return self.calls.take()
+        if do == "keys":
+            return {"keys": self.keys()}
+        if do == "groups":
+            spec = self.tier._offloading_spec
+            return {"groups": [list(group.layer_names) for group in spec.config.groups]}
+        if do == "connected":
+            self.settle()
+            ends = time.monotonic() + command.get("seconds", 10)
+            while not self.tier._client.usable and time.monotonic() < ends:
+                self.core.step_fn()
+                self.tier.get_finished_jobs()
+                time.sleep(0.01)
+            return {"connected": self.tier._client.usable}
+        if do == "stop_before_load":
+            return self.stop_before_load(command["pid"])
+        raise ValueError(do)
+
+
+def main():
+    options = json.loads(sys.argv[1])
+    make_model(options["model"], options["kind"])
+    engine = Engine(options)
+    engine.run([[999, 40]])
+    engine.calls.take()
+    import vllm
+
+    out.write(json.dumps({"ready": vllm.__version__}) + "\n")
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "quit":
+            break
+        out.write(json.dumps(engine.answer(command)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Moving over from vLLM's own `fs` tier with a warm cache, and back."""
+
+from conftest import cached, full_chunks, kvferry, tokens
+
+OLD, NEW = [[40, 1300], [41, 700]], [[42, 900]]
+
+
+def test_each_reads_what_the_other_wrote(servers, engines, tmp_path):
+    folder = tmp_path / "kv"
+    theirs = engines({"type": "fs", "root_dir": str(folder)})
+    theirs.ready()
+    old = theirs.run(*OLD)
+    assert theirs("settle")["settled"] and cached(old) == [0, 0]
+
+    server = servers(folder, {"backend": "posix", "root": str(folder), "layout": "vllm-fs", "adopt": True})
+    ours = engines(kvferry(server))
+    ours.ready()
+    adopted = ours.run(*OLD)
+    assert tokens(adopted) == tokens(old) and cached(adopted) == full_chunks(OLD)
+
+    new = ours.run(*NEW)
+    assert ours("settle")["settled"] and cached(new) == [0]
+    back = theirs.run(*NEW)
+    assert tokens(back) == tokens(new) and cached(back) == full_chunks(NEW)
