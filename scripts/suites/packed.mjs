@@ -66,7 +66,7 @@ async function runExample({ root, folder, node, must, inFolder, label }) {
 }
 
 async function runHelp({ folder, node, must, inFolder }) {
-  const output = await must(node, [join(folder, "node_modules/kvferry/dist/cli.js"), "--help"], inFolder);
+  const output = await must(node, [join(folder, "node_modules/kvferry/bin/kvferry.js"), "--help"], inFolder);
   if (!output.includes("serve")) throw new Error(`--help does not name 'serve':\n${output}`);
 }
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
 import { checkConfig, printSchema } from "./commands/config.js";

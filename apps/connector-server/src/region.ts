@@ -3,7 +3,7 @@ import { isAbsolute } from "node:path";
 import { promisify } from "node:util";
 import { KvferryError, type Region, toKvferryError } from "@kvferry/core";
 import { closeFd, mapRegionFd } from "@kvferry/native";
-import { fromNativeError, type HelloMessage } from "@kvferry/protocol";
+import type { HelloMessage } from "@kvferry/protocol";
 
 const OFFSET_MULTIPLE_BYTES = 4096;
 
@@ -52,7 +52,7 @@ export async function mapClientRegion(hello: HelloMessage, passedFd: number | un
   try {
     return mapRegionFd(fd, { rows: hello.slots, rowBytes: fragment.stride, offset: fragment.offset });
   } catch (thrown) {
-    throw fromNativeError(thrown, "hello");
+    throw toKvferryError(thrown, "hello");
   }
 }
 

@@ -1,7 +1,6 @@
 import { access, constants, mkdir } from "node:fs/promises";
 import { KvferryError, type Logger, silentLogger, toKvferryError } from "@kvferry/core";
 import { type ConnectionHandlers, listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
-import { fromNativeError } from "@kvferry/protocol";
 import { Registry } from "prom-client";
 import { startTier, type TierRuntime } from "./backends.js";
 import {
@@ -268,7 +267,7 @@ async function storageProblem(tier: ResolvedTier): Promise<string | undefined> {
 }
 
 function listenError(socket: string, thrown: unknown): KvferryError {
-  const { code, message } = fromNativeError(thrown, "listen");
+  const { code, message } = toKvferryError(thrown, "listen");
   const details = { operation: "listen", context: { field: "socket", path: socket }, cause: thrown };
   if (code === "BUSY") {
     return new KvferryError(

@@ -8,7 +8,6 @@ import {
   type BlockBatch,
   countOutcome,
   type KeyBatch,
-  KvferryError,
   keyAt,
   LookupState,
   mergeResult,
@@ -87,11 +86,12 @@ export class PosixBackend extends OffloadBackend {
     const unknown = this.#index.lookup(keys, states);
     if (unknown.length === 0 || this.#knowsAll) return states;
     const asked = selectKeys(keys, unknown);
+    const { removals } = this.#index;
     const found = await this.#files.exists(asked.bytes, signal);
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
-      this.#index.add(keyAt(asked, i));
+      if (removals === this.#index.removals) this.#index.add(keyAt(asked, i));
     }
     return states;
   }
@@ -183,31 +183,18 @@ export class PosixBackend extends OffloadBackend {
     return Math.floor(capacityBytes / this.#fileBytes) - this.#index.size - this.#index.storing;
   }
 
-  async #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
+  #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
     const { layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax } = this.#config;
-    try {
-      return await engine.openStore({
-        blocksFolder: folders.blocks,
-        tmpFolder: join(folders.writers, this.#writer),
-        quarantineFolder: folders.quarantine,
-        namespaceDigest: context.namespace.digest,
-        writer: this.#writer,
-        keyBytes: context.keyBytes,
-        blockBytes: context.blockBytes,
-        ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
-      });
-    } catch (thrown) {
-      const {
-        code,
-        message,
-        context: facts,
-      } = thrown as { code?: string; message: string; context?: Record<string, unknown> };
-      throw new KvferryError((code ?? "INTERNAL") as KvferryError["code"], message, {
-        operation: "open",
-        cause: thrown,
-        context: { ...facts },
-      });
-    }
+    return engine.openStore({
+      blocksFolder: folders.blocks,
+      tmpFolder: join(folders.writers, this.#writer),
+      quarantineFolder: folders.quarantine,
+      namespaceDigest: context.namespace.digest,
+      writer: this.#writer,
+      keyBytes: context.keyBytes,
+      blockBytes: context.blockBytes,
+      ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
+    });
   }
 
   /** Leaves the identity where people and tools find it, and vLLM its own. */

@@ -113,23 +113,25 @@ const codeByErrno: Readonly<Record<string, ErrorCode>> = {
 
 const ESTALE_ERRNO = -116; // Node has no name for it: "Unknown system error -116"
 
-/** Anything thrown, as a KvferryError: system errors by their errno, everything unknown as INTERNAL. */
+/** Anything thrown, as a KvferryError: errors that carry one of our codes (the data plane's) keep it and their `context`, system errors
+ * go by their errno, everything unknown is INTERNAL. */
 export function toKvferryError(
   thrown: unknown,
   operation: string,
   context: Record<string, unknown> = {},
 ): KvferryError {
   if (thrown instanceof KvferryError) return thrown;
-  const error = thrown as { code?: unknown; errno?: unknown; message?: unknown; name?: unknown; path?: unknown };
-  const details = {
-    operation,
-    context: { ...context, ...(typeof error?.path === "string" ? { path: error.path } : {}) },
-    cause: thrown,
-  };
+  const error = thrown as
+    | Partial<Record<"code" | "context" | "errno" | "message" | "name" | "path", unknown>>
+    | undefined;
+  const facts = typeof error?.context === "object" ? error.context : {};
+  const path = typeof error?.path === "string" ? { path: error.path } : {};
+  const details = { operation, context: { ...context, ...facts, ...path }, cause: thrown };
   const message = typeof error?.message === "string" ? error.message : String(thrown);
   if (error?.name === "AbortError") return new KvferryError("ABORTED", message, details);
   if (error?.name === "TimeoutError") return new KvferryError("DEADLINE", message, details);
   if (error?.errno === ESTALE_ERRNO) return new KvferryError("STALE", message, details);
-  const code = typeof error?.code === "string" ? codeByErrno[error.code] : undefined;
-  return new KvferryError(code ?? "INTERNAL", message, details);
+  if (typeof error?.code !== "string") return new KvferryError("INTERNAL", message, details);
+  if (Object.hasOwn(ERROR_CODES, error.code)) return new KvferryError(error.code as ErrorCode, message, details);
+  return new KvferryError(codeByErrno[error.code] ?? "INTERNAL", message, details);
 }

@@ -5,6 +5,7 @@ import {
   type NamespaceFields,
   packedKeys,
   type RemovalReason,
+  toKvferryError,
 } from "@kvferry/core";
 import { decodeServerMessage, errorFromMessage } from "./decode.js";
 import { encodeMessage } from "./encode.js";
@@ -18,7 +19,6 @@ import type {
   VllmFsNames,
   WelcomeMessage,
 } from "./messages.js";
-import { fromNativeError } from "./native-error.js";
 import { type Connector, type FrameTransport, nativeTransport, netTransport } from "./transport.js";
 
 const HELLO_TIMEOUT_MS = 30_000;
@@ -188,7 +188,7 @@ export class KvferryClient {
       try {
         if (this.#link.send(message)) return;
       } catch (thrown) {
-        this.#link.take(message.id)?.reject(fromNativeError(thrown, message.t));
+        this.#link.take(message.id)?.reject(toKvferryError(thrown, message.t));
         return;
       }
       this.#link.take(message.id)?.reject(this.#link.overError(message.t));
@@ -226,7 +226,7 @@ class Link {
         onClose: (error) => this.#ended(error),
       });
     } catch (thrown) {
-      throw fromNativeError(thrown, "connect");
+      throw toKvferryError(thrown, "connect");
     }
   }
 
@@ -283,7 +283,7 @@ class Link {
       }
     } catch (thrown) {
       // The stream makes no sense any more, but only its end says that no slot is touched.
-      this.#fail(fromNativeError(thrown, "receive"));
+      this.#fail(toKvferryError(thrown, "receive"));
       this.#decoder.clear();
       this.end();
     }
@@ -332,7 +332,7 @@ class Link {
   }
 
   #ended(error: Error | undefined): void {
-    if (error !== undefined) this.#error ??= fromNativeError(error, "receive");
+    if (error !== undefined) this.#error ??= toKvferryError(error, "receive");
     this.#over = true;
     this.#transport?.close();
     this.#onWelcome?.reject(this.overError("connect"));

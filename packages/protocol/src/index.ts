@@ -41,7 +41,6 @@ export type {
   WelcomeMessage,
 } from "./messages.js";
 export { decodeBody, type WireMap, type WireValue } from "./msgpack.js";
-export { fromNativeError } from "./native-error.js";
 export {
   type Connector,
   type FrameTransport,

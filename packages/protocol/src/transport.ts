@@ -1,5 +1,4 @@
 import { KvferryError, toKvferryError } from "@kvferry/core";
-import { fromNativeError } from "./native-error.js";
 
 /** What a transport tells. */
 export interface TransportHandlers {
@@ -49,7 +48,7 @@ export function nativeTransport(path: string, sockets?: UnixSockets): Connector 
         onClose: (error) => handlers.onClose(error),
       });
     } catch (thrown) {
-      throw fromNativeError(thrown, "connect");
+      throw toKvferryError(thrown, "connect");
     }
   };
 }
