@@ -28,7 +28,7 @@ function sourcesHash(compiler) {
   const files = readdirSync(join(root, "src"), { recursive: true })
     .filter((file) => /\.(cc|h)$/.test(file))
     .map((file) => join("src", file));
-  for (const file of [...files.sort(), "gyp/binding.gyp", "scripts/build-native.mjs"]) {
+  for (const file of [...files.sort(), "gyp/binding.gyp", "gyp/exports.map", "scripts/build-native.mjs"]) {
     hash
       .update(file)
       .update("\0")

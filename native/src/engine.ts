@@ -17,8 +17,9 @@ import type {
 const ABORTED = 6;
 const DEADLINE = 7;
 
-const THREADS_MIN = 4;
-const THREADS_MAX = 32;
+/** The threads wait for storage, not for a core: fewer leave a drive idle between small blocks. */
+const THREADS_MIN = 32;
+const THREADS_MAX = 64;
 const QUEUE_DEPTH_MAX = 65_536;
 
 /** The same decision as core's `abortCode`. */

@@ -81,7 +81,7 @@ export interface UnixServer {
 export type LayoutName = "kvferry" | "vllm-fs";
 
 export interface FileEngineOptions {
-  /** I/O threads; default: 2 × cores, 4 to 32. */
+  /** I/O threads; default: 2 × cores, 32 to 64. A quarter of them never stores, so that slow writes hold up no load. */
   readonly threads?: number;
   /** Blocks waiting or moving, at most; a batch beyond it is refused whole with BUSY. Default 65,536. */
   readonly queueDepthMax?: number;

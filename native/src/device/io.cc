@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 
@@ -45,10 +46,17 @@ int Io::statAt(int folder, const char* path, struct stat& status) {
   return retried([&] { return fstatat(folder, path, &status, 0); });
 }
 int Io::link(int file, int folder, const char* path) {
-  // By /proc, because AT_EMPTY_PATH wants a capability.
+  // The short way wants a capability, or Linux 6.10 and the opener's own credentials; without them it says ENOENT.
+  static std::atomic<bool> byDescriptor{true};
+  if (byDescriptor.load(std::memory_order_relaxed)) {
+    const int linked = retried([&] { return linkat(file, "", folder, path, AT_EMPTY_PATH); });
+    if (linked != -ENOENT) return linked;
+  }
   char self[40];
   std::snprintf(self, sizeof(self), "/proc/self/fd/%d", file);
-  return retried([&] { return linkat(AT_FDCWD, self, folder, path, AT_SYMLINK_FOLLOW); });
+  const int linked = retried([&] { return linkat(AT_FDCWD, self, folder, path, AT_SYMLINK_FOLLOW); });
+  if (linked == 0) byDescriptor.store(false, std::memory_order_relaxed);
+  return linked;
 }
 int Io::rename(int fromFolder, const char* from, int toFolder, const char* to) {
   return retried([&] { return renameat(fromFolder, from, toFolder, to); });
