@@ -7,74 +7,66 @@ PROMPTS = [[0, 1610], [1, 1000], [2, 700]]
 
 
 @pytest.fixture(scope="module")
-def filled(servers, engines, tmp_path_factory):
-    """An engine that has filled the folder through its server, and what it answered."""
+def world(servers, engines, tmp_path_factory):
+    """Two engines on one server. The first has filled the folder; the other has been asked nothing."""
     data = tmp_path_factory.mktemp("data")
     server = servers(data)
-    engine = engines(kvferry(server))
-    assert engine.ready().startswith("0.32")
-    results = engine.run(*PROMPTS)
-    assert engine("settle")["settled"]
-    return data, server, engine, results
+    first, beside = engines(kvferry(server)), engines(kvferry(server))
+    assert first.ready().startswith("0.32") and beside.ready()
+    results = first.run(*PROMPTS)
+    assert first("settle")["settled"]
+    return {"data": data, "server": server, "first": first, "beside": beside, "results": results}
 
 
-def test_the_first_engine_finds_nothing(filled):
-    assert cached(filled[3]) == [0, 0, 0]
+def test_the_first_engine_finds_nothing(world):
+    assert cached(world["results"]) == [0, 0, 0]
 
 
-def test_an_engine_beside_it_finds_everything(filled, engines):
-    _, server, _, results = filled
-    beside = engines(kvferry(server))
-    beside.ready()
-    again = beside.run(*PROMPTS)
-    assert tokens(again) == tokens(results) and cached(again) == full_chunks(PROMPTS)
+def test_an_engine_beside_it_finds_everything(world):
+    again = world["beside"].run(*PROMPTS)
+    assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)
 
 
-def test_after_a_restart_through_another_server_on_the_same_folder(filled, servers, engines):
-    data, server, engine, results = filled
-    engine.kill()
-    other = servers(data)
-    restarted = engines(kvferry(other))
+def test_after_a_restart_through_another_server_on_the_same_folder(world, servers, engines):
+    world["first"].kill()
+    restarted = engines(kvferry(servers(world["data"])))
     restarted.ready()
     again = restarted.run(*PROMPTS)
-    assert tokens(again) == tokens(results) and cached(again) == full_chunks(PROMPTS)
-    # and what it stores through its server, the first server finds
-    more = [[3, 900]]
+    assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)
+
+    # What it stores through its server, the first server finds, even when it was down meanwhile.
+    beside, more = world["beside"], [[3, 900]]
+    world["server"].kill()
     fresh = restarted.run(*more)
     assert restarted("settle")["settled"] and cached(fresh) == [0]
-    server.kill()
-    server.start()  # a restarted server knows what is in the folder
-    third = engines(kvferry(server))
-    third.ready()
-    found = third.run(*more, *PROMPTS)
-    assert tokens(found) == tokens(fresh) + tokens(results)
+    world["server"].start()
+    assert beside("connected")["connected"] and beside("reset")["reset"]
+    found = beside.run(*more, *PROMPTS)
+    assert tokens(found) == tokens(fresh) + tokens(world["results"])
     assert cached(found) == full_chunks(more + PROMPTS)
 
 
 @pytest.mark.parametrize("version", ["0.30.0", "0.31.0"])
 def test_after_a_restart_on(version, servers, engines, tmp_path):
     server = servers(tmp_path / "data")
-    first = engines(kvferry(server), version=version)
-    assert first.ready().startswith(version)
-    results = first.run(*PROMPTS)
-    assert first("settle")["settled"] and cached(results) == [0, 0, 0]
-    first.kill()
-    second = engines(kvferry(server), version=version)
-    second.ready()
-    again = second.run(*PROMPTS)
-    assert tokens(again) == tokens(results) and cached(again) == full_chunks(PROMPTS)
+    first, second = engines(kvferry(server), version=version), engines(kvferry(server), version=version)
+    assert first.ready().startswith(version) and second.ready()
+    hand_over(first, second, PROMPTS)
 
 
 def test_a_model_with_sliding_windows_and_several_groups(servers, engines, tmp_path):
-    prompts = [[0, 1000], [1, 800]]
     server = servers(tmp_path / "data")
-    first = engines(kvferry(server), kind="gemma")
-    first.ready()
+    first, second = engines(kvferry(server), kind="gemma"), engines(kvferry(server), kind="gemma")
+    assert first.ready() and second.ready()
     assert len(first("groups")["groups"]) > 1
+    hand_over(first, second, [[0, 1000], [1, 800]])
+
+
+def hand_over(first, second, prompts):
+    """The first fills the cache and dies; the second, which has seen nothing, finds it. Both have started together to save time."""
     results = first.run(*prompts)
-    assert first("settle")["settled"]
+    assert first("settle")["settled"] and cached(results) == [0] * len(prompts)
     first.kill()
-    second = engines(kvferry(server), kind="gemma")
-    second.ready()
     again = second.run(*prompts)
     assert tokens(again) == tokens(results) and cached(again) == full_chunks(prompts)
+    second.kill()

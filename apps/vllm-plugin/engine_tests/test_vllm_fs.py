@@ -7,14 +7,12 @@ OLD, NEW = [[40, 1300], [41, 700]], [[42, 900]]
 
 def test_each_reads_what_the_other_wrote(servers, engines, tmp_path):
     folder = tmp_path / "kv"
-    theirs = engines({"type": "fs", "root_dir": str(folder)})
-    theirs.ready()
+    server = servers(folder, {"backend": "posix", "root": str(folder), "layout": "vllm-fs", "adopt": True})
+    theirs, ours = engines({"type": "fs", "root_dir": str(folder)}), engines(kvferry(server))
+    assert theirs.ready() and ours.ready()
     old = theirs.run(*OLD)
     assert theirs("settle")["settled"] and cached(old) == [0, 0]
 
-    server = servers(folder, {"backend": "posix", "root": str(folder), "layout": "vllm-fs", "adopt": True})
-    ours = engines(kvferry(server))
-    ours.ready()
     adopted = ours.run(*OLD)
     assert tokens(adopted) == tokens(old) and cached(adopted) == full_chunks(OLD)
 

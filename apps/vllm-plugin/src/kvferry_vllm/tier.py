@@ -40,7 +40,7 @@ logger = logging.getLogger("vllm.kvferry.tier")
 GROUP_INDEX_BYTES = 4
 STARTUP_WAIT_S = 2.0  # for WELCOME, once, before the first request
 STEP_BUDGETS = 4  # a step waits for no more than this many lookup budgets in all
-SHUTDOWN_WAIT_S = 5.0
+SHUTDOWN_WAIT_S = 7.0  # the server finishes what is under way for up to 5
 DRAIN_POLL_S = 0.05
 DRAIN_LOG_S = 5.0
 
