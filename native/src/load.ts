@@ -64,6 +64,11 @@ function libc(): string {
   return report.header.glibcVersionRuntime === undefined ? "musl" : "glibc";
 }
 
+/** linux-x64-glibc, …: the name of the package and of the folder in prebuilds. */
+export function platformName(): string {
+  return `linux-${process.arch}-${libc()}`;
+}
+
 function failure(platform: string, tried: readonly string[], causes: readonly unknown[]): Error {
   const lines = [
     `Could not load the @kvferry/native addon for ${platform} (Node ${process.versions.node}).`,
@@ -86,7 +91,7 @@ export function loadAddon(): Addon {
     const message = `@kvferry/native needs Linux; this is ${process.platform}-${process.arch}. core, protocol, testkit and the S3 and SFTP backends run here without it.`;
     throw Object.assign(new Error(message), { code: "UNSUPPORTED", context: { platform: process.platform } });
   }
-  const platform = `linux-${process.arch}-${libc()}`;
+  const platform = platformName();
   const require = createRequire(import.meta.url);
   const tried = [
     `@kvferry/native-${platform}`,

@@ -1,17 +1,11 @@
 /** Processes and workers that end while I/O is under way: they must end, and end well. */
 import { spawnSync } from "node:child_process";
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
-import { scratch } from "./helpers.js";
-
-const prebuilds = fileURLToPath(new URL("../prebuilds", import.meta.url));
-const addon = join(prebuilds, readdirSync(prebuilds)[0]!, "kvferry.node");
+import { addonPath, scratch } from "./helpers.js";
 
 /** Starts an engine, a store, a region and a socket, and keeps all of them busy. */
 const busy = `
-  const native = require(${JSON.stringify(addon)});
+  const native = require(${JSON.stringify(addonPath)});
   async function start(folder) {
     const rows = 256, rowBytes = 65536;
     const region = native.createRegion({ rows, rowBytes });

@@ -1,8 +1,10 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterEach } from "vitest";
 import type { FileStoreOptions } from "../src/index.js";
+import { platformName } from "../src/load.js";
 
 /** Numbers of core's Outcome and ERROR_CODES. */
 export const FAILED = 0;
@@ -17,6 +19,9 @@ export const ABORTED_CODE = 6;
 export const DEADLINE_CODE = 7;
 export const BUSY_CODE = 8;
 export const REGION_GONE_CODE = 15;
+
+/** The addon as this repository's build leaves it, for processes that load it without the loader. */
+export const addonPath: string = fileURLToPath(new URL(`../prebuilds/${platformName()}/kvferry.node`, import.meta.url));
 
 export const KEY_BYTES = 36;
 

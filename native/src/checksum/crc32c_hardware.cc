@@ -6,7 +6,11 @@
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
+#if defined(__clang__)
+#define KVFERRY_CRC_TARGET __attribute__((target("sse4.2,crc32")))
+#else
 #define KVFERRY_CRC_TARGET __attribute__((target("sse4.2")))
+#endif
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #ifndef HWCAP_CRC32
