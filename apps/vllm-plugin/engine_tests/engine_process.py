@@ -188,6 +188,12 @@ class Engine:
             return self.reset()
         if do == "calls":
             return self.calls.take()
+        if do == "namespace":
+            return self.tier._hello["namespace"]
+        if do == "metrics":
+            self.run([[998, 40]])  # a step brings them
+            named = [each for each in self.llm.get_metrics() if "kvferry" in each.name]
+            return {f"{each.name} {each.labels.get('outcome', '')}".strip(): getattr(each, "value", None) for each in named}
         if do == "keys":
             return {"keys": self.keys()}
         if do == "groups":

@@ -22,6 +22,22 @@ def test_the_first_engine_finds_nothing(world):
     assert cached(world["results"]) == [0, 0, 0]
 
 
+def test_the_namespace_is_that_of_the_model(world):
+    from kvferry_vllm.fingerprint import fingerprint
+
+    namespace = world["first"]("namespace")
+    seen = {"quantization": None, "hf_overrides": {}}  # vLLM's own configuration was found
+    assert namespace["weights"] == fingerprint(namespace["model"], load_format="auto", dtype="float32", options=seen)
+    assert namespace["engineVersion"] == "0.32" and namespace["dtype"] == "float32" and namespace["parallel"] is None
+    assert len(namespace["groups"]) == 1 and len(namespace["groups"][0]["layers"]) == 4
+
+
+def test_metrics_arrive_where_vllm_shows_its_own(world):
+    metrics = world["first"]("metrics")
+    assert metrics["vllm:kvferry_connected"] == 1
+    assert metrics["vllm:kvferry_store_blocks stored"] == sum(full_chunks(PROMPTS)) // 64
+
+
 def test_an_engine_beside_it_finds_everything(world):
     again = world["beside"].run(*PROMPTS)
     assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)
