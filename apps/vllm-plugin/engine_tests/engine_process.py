@@ -24,6 +24,7 @@ os.dup2(2, 1)
 
 VOCABULARY = 1024
 SETTLE_S = 30
+CALL_S_MAX = 0.005
 TIER_METHODS = (
     "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
     "on_request_finished", "on_schedule_end", "get_stats",
@@ -70,8 +71,7 @@ class Calls:
 
     def __init__(self, tier):
         self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        self.slowest = {}
-        self.count = 0
+        self.slow, self.slowest, self.count = [], 0.0, 0
         for name in TIER_METHODS:
             setattr(tier, name, self._timed(name, getattr(tier, name)))
 
@@ -86,16 +86,17 @@ class Calls:
             wall, cpu = time.perf_counter() - started, time.thread_time() - cpu
             waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > waits
             held = max(cpu, wall - (self._delay() - delay)) if waited else cpu
-            if held > self.slowest.get(name, (0.0,))[0]:
-                self.slowest[name] = (held, wall, cpu)
+            if held > CALL_S_MAX:
+                self.slow.append({"method": name, "held": held, "wall": wall, "cpu": cpu})
+            self.slowest = max(self.slowest, held)
             self.count += 1
             return result
 
         return timed
 
     def take(self):
-        taken = {"slowest": self.slowest, "count": self.count}
-        self.slowest, self.count = {}, 0
+        taken = {"slow": self.slow, "slowest": self.slowest, "count": self.count}
+        self.slow, self.slowest, self.count = [], 0.0, 0
         return taken
 
 

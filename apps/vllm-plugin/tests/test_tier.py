@@ -1,18 +1,20 @@
 """What the tier promises vLLM, over the stand-in server."""
 
+import gc
 import os
 import signal
 import time
 
 import numpy as np
 import pytest
-from helpers import BLOCK_BYTES, SLOTS, keys_of, wait_for
+from helpers import BLOCK_BYTES, SLOTS, held, keys_of, wait_for
 from vllm.v1.kv_offload.base import LookupResult, ReqContext, ScheduleEndContext
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
 
 HIT, MISS, RETRY = LookupResult.HIT, LookupResult.MISS, LookupResult.RETRY
 BATCHED = hasattr(ReqContext("x"), "_offload_key_positions")
-SLOWEST_CALL_S = 0.005
+CALL_S_MAX = 0.005
+HICCUP_S_MAX = 0.05  # a virtual core may wake late from the one wait there is; anything that blocks takes far longer
 needs_positions = pytest.mark.skipif(not BATCHED, reason="vLLM 0.30 does not tell a request's keys in advance")
 
 
@@ -273,8 +275,10 @@ def test_a_stopped_server_never_holds_a_call(harness, server_process):
     h = harness(socket=process.socket_path, fence_kill_after_s=None)
     h.store(keys_of(8), range(8))
     os.kill(process.pid, signal.SIGSTOP)
-    slowest, answers, started = 0.0, [], time.monotonic()
-    step, number = 0, 100
+    gc.collect()
+    gc.freeze()  # as vLLM does with everything that it has imported
+    calls, answers, started = [], [], time.monotonic()
+    number = 100
     while time.monotonic() - started < 2.5:
         number += 8
         keys = keys_of(8, start=number)
@@ -287,12 +291,10 @@ def test_a_stopped_server_never_holds_a_call(harness, server_process):
             lambda: h.tier.on_schedule_end(ScheduleEndContext((), ())),
             lambda: h.tier.on_request_finished(request),
         ):
-            before = time.perf_counter()
-            call()
-            slowest = max(slowest, time.perf_counter() - before)
-        step += 1
+            calls.append(held(call))
         time.sleep(0.005)
-    assert slowest < SLOWEST_CALL_S * 4  # a shared machine; the engine test holds the true bound
+    calls.sort()
+    assert len(calls) > 500 and calls[-2] < CALL_S_MAX and calls[-1] < HICCUP_S_MAX, calls[-5:]
     assert answers[-1] is MISS and answers[-20:] == [MISS] * 20  # not even a RETRY any more
     os.kill(process.pid, signal.SIGCONT)
     wait_for(lambda: (h.step(), h.tier._client.usable)[1])
@@ -322,6 +324,15 @@ def test_slow_storage_is_not_a_reason_to_kill(harness, server_process):
     assert process.poll() is None and h.tier.has_pending_work()
     assert h.store(keys_of(1), [0]).success
     process.kill()
+
+
+def test_after_a_drain_all_results_are_there_at_once(harness, tmp_path):
+    h = harness(socket=tmp_path / "nobody")
+    jobs = [h.job(keys_of(1, start=i), [0], load=False) for i in range(300)]
+    assert 0 < len(list(h.tier.get_finished_jobs())) < len(jobs) and h.tier.has_pending_work()
+    h.tier.drain_jobs()
+    list(h.tier.get_finished_jobs())
+    assert not h.tier.has_pending_work()
 
 
 def test_drain_waits_for_the_fence(harness, server):

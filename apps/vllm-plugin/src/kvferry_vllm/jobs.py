@@ -88,10 +88,11 @@ class Jobs:
         if job.has_ended:
             self._end(job)
 
-    def take_ended(self) -> list[Job]:
-        ended = self._ended
-        if ended:
-            self._ended = []
+    def take_ended(self, count_max: int | None = None) -> list[Job]:
+        if count_max is None or len(self._ended) <= count_max:
+            ended, self._ended = self._ended, []
+        else:
+            ended, self._ended = self._ended[:count_max], self._ended[count_max:]
         return ended
 
     @property

@@ -5,7 +5,7 @@ means that the server has not said yet, and turns into MISS when the request's d
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,7 @@ class Lookups:
         self._requests: dict[str, RequestState] = {}
         self._waiting: dict[str, RequestState] = {}
         self._failed: dict[bytes, float] = {}
+        self._newly_failed: set[bytes] = set()
         self._last_refresh = 0.0
 
     def answers_of(self, req_id: str) -> dict[bytes, Any] | None:
@@ -147,15 +148,26 @@ class Lookups:
         self._requests.pop(req_id, None)
         self._waiting.pop(req_id, None)
 
-    def fail(self, keys: Iterable[bytes], req_id: str) -> None:
-        """Loads of these failed: they are misses for this request, and for everybody for a while."""
+    def fail(self, keys: Collection[bytes], req_id: str) -> None:
+        """Loads of these failed: they are misses for this request for good, and for everybody for a while.
+
+        Others that hold a HIT hear of it from `spread_failures`.
+        """
         until = time.monotonic() + FAILED_KEY_S
-        failed = dict.fromkeys(keys, until)
-        self._failed.update(failed)
+        self._newly_failed.update(keys)
+        self._failed.update(dict.fromkeys(keys, until))
+        state = self._requests.get(req_id)  # a load may outlive its request
+        if state is not None:
+            state.failed.update(keys)
+
+    def spread_failures(self) -> None:
+        """Once for all loads that have failed since, as a lost server fails hundreds at once."""
+        if not self._newly_failed:
+            return
         for state in self._requests.values():
-            for key in failed.keys() & state.answers.keys():
+            for key in state.answers.keys() & self._newly_failed:
                 state.answers[key] = self._miss
-        self.state_of(req_id).failed.update(failed)
+        self._newly_failed.clear()
 
     def stored(self, keys: Iterable[bytes]) -> None:
         """These are there again."""

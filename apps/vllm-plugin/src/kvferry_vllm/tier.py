@@ -39,6 +39,7 @@ logger = logging.getLogger("vllm.kvferry.tier")
 
 GROUP_INDEX_BYTES = 4
 STARTUP_WAIT_S = 2.0  # for WELCOME, once, before the first request
+RESULTS_MAX = 128  # in one call: a lost server fails hundreds of jobs at once, and the next step is soon
 STEP_BUDGETS = 4  # a step waits for no more than this many lookup budgets in all
 SHUTDOWN_WAIT_S = 7.0  # the server finishes what is under way for up to 5
 DRAIN_POLL_S = 0.05
@@ -69,6 +70,7 @@ class KvferryTier(SecondaryTierManager):
         self._row_bytes = primary_kv_view.strides[0]
         self.locality = Locality(self.config.locality) if self.config.locality else None
         self._metrics = Metrics()
+        self._results_max: int | None = RESULTS_MAX
         self._events: list[OffloadingEvent] | None = [] if self._wants_events(offloading_spec) else None
         self._client = Client(self.config.socket, self, self.config.fence_kill_after_s)
         self._jobs = Jobs(self._client)
@@ -156,28 +158,47 @@ class KvferryTier(SecondaryTierManager):
         self._poll()
         if not self._jobs.has_ended_jobs:
             return ()
-        return [self._result(job) for job in self._jobs.take_ended()]
+        count_max, self._results_max = self._results_max, RESULTS_MAX
+        results = [self._result(job) for job in self._jobs.take_ended(count_max)]
+        self._lookups.spread_failures()
+        return results
 
     def _result(self, job: Job) -> JobResult:
-        good = (wire.LOADED,) if job.is_load else (wire.STORED, wire.PRESENT)
-        succeeded = sum(job.outcomes.count(outcome) for outcome in good)
+        counts = self._count_outcomes(job)
+        moved = counts.get(wire.LOADED if job.is_load else wire.STORED, 0)
+        succeeded = moved if job.is_load else moved + counts.get(wire.PRESENT, 0)
         success = succeeded == len(job.keys)
-        moved = job.outcomes.count(wire.LOADED if job.is_load else wire.STORED)
-        for outcome in set(job.outcomes):
-            name = metrics.LOAD_BLOCKS if job.is_load else metrics.STORE_BLOCKS
-            self._metrics.count(name, job.outcomes.count(outcome), wire.OUTCOME_NAMES[outcome & 7])
         successful = None
-        if job.is_load and not success:
-            loaded = [key for key, outcome in zip(job.keys, job.outcomes) if outcome == wire.LOADED]
-            successful = tuple(loaded) or None
-            failed = set(job.keys).difference(loaded)
-            self._lookups.fail(failed, job.req_id)
-        elif not job.is_load:
+        if job.is_load:
+            if not success:
+                successful = self._after_failed_load(job, moved)
+        elif succeeded:
             self._after_store(job)
         result = JobResult(job.job_id, success, successful_keys=successful, transfer_time=job.us / 1e6)
         if _RESULTS_HAVE_BYTES:
             result.transfer_bytes = moved * self._row_bytes
         return result
+
+    def _count_outcomes(self, job: Job) -> dict[int, int]:
+        """How many blocks had which outcome. Nearly always all have the same: when a server is lost, hundreds of jobs end at once."""
+        outcomes = job.outcomes
+        if not outcomes:
+            return {}
+        counts = {outcomes[0]: outcomes.count(outcomes[0])}
+        if counts[outcomes[0]] < len(outcomes):
+            counts = {each: outcomes.count(each) for each in set(outcomes)}
+        name = metrics.LOAD_BLOCKS if job.is_load else metrics.STORE_BLOCKS
+        for outcome, count in counts.items():
+            self._metrics.count(name, count, wire.OUTCOME_NAMES[outcome & 7])
+        return counts
+
+    def _after_failed_load(self, job: Job, loaded_count: int) -> tuple[bytes, ...] | None:
+        """Its keys are misses from now on. Returns those that arrived, if any."""
+        loaded: list[bytes] = []
+        if loaded_count:
+            loaded = [key for key, outcome in zip(job.keys, job.outcomes) if outcome == wire.LOADED]
+        self._lookups.fail(set(job.keys).difference(loaded) if loaded else job.keys, job.req_id)
+        return tuple(loaded) or None
 
     def _after_store(self, job: Job) -> None:
         there = [key for key, outcome in zip(job.keys, job.outcomes) if outcome in (wire.STORED, wire.PRESENT)]
@@ -189,6 +210,7 @@ class KvferryTier(SecondaryTierManager):
 
     def drain_jobs(self) -> None:
         """Blocks until no transfer is under way. The fence decides when that is."""
+        self._results_max = None  # vLLM takes them all at once, and counts them
         self._jobs.fail_queued()
         logged = time.monotonic()
         while self._jobs.under_way:
