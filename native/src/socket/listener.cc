@@ -43,8 +43,8 @@ Listener::Listener(const std::string& path, mode_t mode) : path_(path) {
     if (lstat(path.c_str(), &status) != 0) throw Error::ofErrno(errno, "stat", path);
     device_ = status.st_dev;
     inode_ = status.st_ino;
-    // The umask may have taken away what was asked for.
-    if ((status.st_mode & 07777) != mode && chmod(path.c_str(), mode) != 0) {
+    // The umask may have taken away what was asked for; nothing can have been added.
+    if ((status.st_mode & mode) != mode && chmod(path.c_str(), mode) != 0) {
       throw Error::ofErrno(errno, "set the mode of", path);
     }
     if (listen(socket_.get(), kBacklog) != 0) throw Error::ofErrno(errno, "listen on", path);

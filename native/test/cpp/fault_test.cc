@@ -171,6 +171,26 @@ TEST(a_failed_open_link_or_rename_publishes_nothing) {
   }
 }
 
+TEST(a_name_taken_at_the_last_moment_is_present_or_replaced) {
+  for (const bool complete : {true, false}) {
+    Faulty faulty(4096);
+    if (faulty.store->publish() != Publish::Link) SKIP("no O_TMPFILE in the temporary folder");
+    const std::string path = fileOf(faulty.options, keyOf(1));
+    CHECK_EQ(faulty.put(), kStored);
+    std::vector<uint8_t> others = readAll(path);
+    if (!complete) others.resize(100);
+    std::filesystem::remove(path);
+    bool first = true;
+    faulty.io.onLink = [&] {
+      if (std::exchange(first, false)) writeAll(path, others);
+      return 0;
+    };
+    CHECK_EQ(faulty.put(), complete ? kPresent : kStored);
+    CHECK_EQ(faulty.get(), kLoaded);
+    CHECK_EQ(filesIn(faulty.options.tmpFolder), 0u);
+  }
+}
+
 TEST(a_failed_read_is_no_miss_and_no_damage) {
   for (const int error : {EIO, ESTALE, ETIMEDOUT}) {
     Faulty faulty;

@@ -125,6 +125,27 @@ TEST(vllm_layout_makes_its_folders) {
   }
 }
 
+TEST(in_vllms_folders_only_the_footer_tells_whose_a_file_is) {
+  const Scratch scratch;
+  FileStoreOptions options = optionsIn(scratch, 4096);
+  options.layout = Layout::VllmFs;
+  const auto ours = FileStore::open(options);
+  options.facts.namespaceDigest.fill(0xd2);
+  const auto others = FileStore::open(options);
+  ThreadState state;
+  Memory memory(4096);
+  memory.fill(1);
+  const Key key = keyOf(1);
+  CHECK_EQ(ours->store(key.data(), memory.data(), nullptr, false, state), kStored);
+  CHECK(ours->exists(key.data()));
+  CHECK(!others->exists(key.data()));
+  CHECK_EQ(others->remove(key.data()), kMiss);
+  CHECK_EQ(others->load(key.data(), memory.data(), nullptr, state), (BlockOutcome{Outcome::Miss, Code::NamespaceMismatch}));
+  CHECK_EQ(ours->store(key.data(), memory.data(), nullptr, false, state), kPresent);
+  CHECK_EQ(others->store(key.data(), memory.data(), nullptr, false, state), kStored);
+  CHECK(!ours->exists(key.data()));
+}
+
 TEST(reader_row_no_file) {
   Stored block;
   const Key other = keyOf(4);
