@@ -23,7 +23,7 @@ export const REGION_GONE_CODE = 15;
 /** The addon as this repository's build leaves it, for processes that load it without the loader. */
 export const addonPath: string = fileURLToPath(new URL(`../prebuilds/${platformName()}/kvferry.node`, import.meta.url));
 
-export const KEY_BYTES = 36;
+const KEY_BYTES = 36;
 
 const folders: string[] = [];
 
