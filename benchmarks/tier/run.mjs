@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // `npm run bench:tier`: vLLM's fs tier and ours, side by side at vLLM's interface. See tier_bench.py for what is measured.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, release, tmpdir, totalmem } from "node:os";
+import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -57,7 +57,14 @@ async function benchmark(options, { python, env }) {
 
 function machine() {
   const [first] = cpus();
-  return { cpu: first?.model, cores: cpus().length, memoryBytes: totalmem(), kernel: release(), node: process.version };
+  return {
+    cpu: first?.model,
+    cores: cpus().length,
+    memoryBytes: totalmem(),
+    kernel: release(),
+    node: process.version,
+    loadAverage: loadavg(),
+  };
 }
 
 /** The measures, and how to read one from a round. */
@@ -101,7 +108,7 @@ function chart({ summary, machine: { cpu, cores }, vllm, options: { rounds, byte
     ["CPU of a load, server included", "s/GB, less is better", "loadCpuSecondsPerGigabyte"],
     ["Lookup of a prompt that is there", "µs until every key is known, less is better", "hitMicrosecondsPerRequest"],
     ["Lookup of a prompt that is not", "µs, less is better", "missMicrosecondsPerRequest"],
-    ["RETRYs of a prompt that is there", "each costs a scheduler step, less is better", "hitRetriesPerRequest"],
+    ["RETRY answers, prompt that is there", "a request; a step with any is lost, less is better", "hitRetriesPerRequest"],
   ].map(([title, unit, measure]) => ({ title, unit, groups: groupsOf(summary, measure) }));
   const subtitle = `vLLM ${vllm}, ${cores} cores (${cpu}), ${rounds} rounds of ${bytes >> 20} MiB; median, line: range; kvferry verifies every byte`;
   return barChart("vLLM's fs tier and KvferryTier at vLLM's tier interface", subtitle, panels);
