@@ -108,7 +108,11 @@ function chart({ summary, machine: { cpu, cores }, vllm, options: { rounds, byte
     ["CPU of a load, server included", "s/GB, less is better", "loadCpuSecondsPerGigabyte"],
     ["Lookup of a prompt that is there", "µs until every key is known, less is better", "hitMicrosecondsPerRequest"],
     ["Lookup of a prompt that is not", "µs, less is better", "missMicrosecondsPerRequest"],
-    ["RETRY answers, prompt that is there", "a request; a step with any is lost, less is better", "hitRetriesPerRequest"],
+    [
+      "RETRY answers, prompt that is there",
+      "a request; a step with any is lost, less is better",
+      "hitRetriesPerRequest",
+    ],
   ].map(([title, unit, measure]) => ({ title, unit, groups: groupsOf(summary, measure) }));
   const subtitle = `vLLM ${vllm}, ${cores} cores (${cpu}), ${rounds} rounds of ${bytes >> 20} MiB; median, line: range; kvferry verifies every byte`;
   return barChart("vLLM's fs tier and KvferryTier at vLLM's tier interface", subtitle, panels);
