@@ -97,6 +97,7 @@ export class Requests {
         this.#requests.get(message.target)?.controller?.abort();
         return;
       case "lookup":
+        if (this.#lookupNow(message)) return;
         if (this.#begin(message, message.keys.byteLength, undefined)) void this.#lookup(message);
         return;
       default: {
@@ -141,6 +142,20 @@ export class Requests {
       return new KvferryError("UNAVAILABLE", "the server is about to end", { operation });
     }
     return undefined;
+  }
+
+  /** Answers from memory, in the turn in which the request came. False: nothing was done, `#lookup` decides about everything else. */
+  #lookupNow({ id, keys }: LookupMessage): boolean {
+    const { backend, keyBytes } = this.#options;
+    const count = keys.length / keyBytes;
+    const mayAsk = Number.isInteger(count) && count <= backend.manifest.limits.batchKeysMax && backend.state === "open";
+    if (!mayAsk || this.#aborted || this.#requests.has(id)) return false;
+    const startedMs = performance.now();
+    const states = backend.lookupNow({ bytes: keys, stride: keyBytes, count });
+    if (states === undefined) return false;
+    this.#options.send({ t: "states", id, states });
+    this.#options.metrics.answered("lookup", count, (performance.now() - startedMs) / 1000, states);
+    return true;
   }
 
   async #lookup({ id, keys }: LookupMessage): Promise<void> {

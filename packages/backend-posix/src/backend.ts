@@ -96,6 +96,11 @@ export class PosixBackend extends OffloadBackend {
     return states;
   }
 
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    const states = new Uint8Array(keys.count);
+    return this.#index.lookup(keys, states).length === 0 || this.#knowsAll ? states : undefined;
+  }
+
   protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     if (this.#config.capacityBytes !== undefined) await this.#indexing; // the bound counts what was there before
     const plan = planStore(batch, this.#index, this.#freeBlocks());

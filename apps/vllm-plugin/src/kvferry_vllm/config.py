@@ -26,7 +26,7 @@ class TierConfig:
 
     socket: str
     tenant: str = ""
-    lookup_budget_ms: float = 1.0
+    lookup_budget_ms: float = 2.0
     lookup_deadline_ms: float = 250.0
     enable_kv_events: bool = False
     locality: str | None = None

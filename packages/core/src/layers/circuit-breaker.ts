@@ -92,6 +92,11 @@ export class CircuitBreakerLayer extends Layer {
     });
   }
 
+  /** What is in memory is not in trouble; but while the circuit is open a HIT could not be loaded. */
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    return this.#state === "closed" ? super._lookupNow(keys) : undefined;
+  }
+
   protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     return this.#guard({
       call: () => this.inner.store(batch, options),

@@ -27,6 +27,10 @@ export abstract class Layer extends OffloadBackend {
     return this.inner.lookup(keys, options);
   }
 
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    return this.inner.lookupNow(keys);
+  }
+
   protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     return this.inner.store(batch, options);
   }

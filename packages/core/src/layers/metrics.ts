@@ -101,15 +101,19 @@ export class MetricsLayer extends Layer {
     return this.#timed(
       "lookup",
       () => this.inner.lookup(keys, options),
-      (states) => {
-        const counts = [0, 0, 0];
-        for (const state of states) counts[state] = (counts[state] ?? 0) + 1;
-        for (const [state, count] of counts.entries()) {
-          if (count > 0) this.#keys("lookup", LOOKUP_OUTCOMES[state] ?? `state_${state}`, "", count);
-        }
-        return "ok";
-      },
+      (states) => this.#countedStates(states),
     );
+  }
+
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    const startMs = performance.now();
+    const states = super._lookupNow(keys);
+    if (states === undefined) return undefined;
+    this.#emit(() => {
+      const labels = { backend: this.#backend, operation: "lookup", result: this.#countedStates(states) };
+      this.#sink.observe("kvferry_backend_call_duration_seconds", labels, (performance.now() - startMs) / 1000);
+    });
+    return states;
   }
 
   protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
@@ -192,6 +196,15 @@ export class MetricsLayer extends Layer {
     this.#emit(() => this.#sink.gauge("kvferry_backend_calls_in_flight", { backend: this.#backend }, this.#calls));
   }
 
+  #countedStates(states: Uint8Array): string {
+    const counts = [0, 0, 0];
+    for (const state of states) counts[state] = (counts[state] ?? 0) + 1;
+    for (const [state, count] of counts.entries()) {
+      if (count > 0) this.#keys("lookup", LOOKUP_OUTCOMES[state] ?? `state_${state}`, "", count);
+    }
+    return "ok";
+  }
+
   /** Counts each kind of outcome once; how the call as a whole has ended. */
   #counted(operation: string, { outcomes, codes }: BatchResult): string {
     const counts = new Uint32Array(KINDS);
@@ -201,7 +214,8 @@ export class MetricsLayer extends Layer {
     }
     let failed = 0;
     let moved = 0;
-    for (const [kind, count] of counts.entries()) {
+    for (let kind = 0; kind < KINDS; kind++) {
+      const count = counts[kind] as number;
       if (count === 0) continue;
       const outcome = kind >> 8;
       const number = kind & 255;

@@ -36,6 +36,10 @@ export class MemoryBackend extends OffloadBackend {
   }
 
   protected override async _lookup(keys: KeyBatch): Promise<Uint8Array> {
+    return this._lookupNow(keys);
+  }
+
+  protected override _lookupNow(keys: KeyBatch): Uint8Array {
     const states = new Uint8Array(keys.count);
     for (let i = 0; i < keys.count; i++) {
       states[i] = this.#find(nameOf(keyAt(keys, i))) === undefined ? LookupState.MISS : LookupState.HIT;

@@ -46,4 +46,22 @@ export const lookupCases: readonly ConformanceCase[] = [
       );
     },
   },
+  {
+    name: "lookupNow, where it answers, says what lookup says",
+    async run(kit) {
+      const bench = await kit.setup();
+      const ids = numbers(50);
+      await bench.mustStore(ids.filter((id) => id % 3 === 0));
+      const expected = [...(await bench.lookup(ids))];
+      const now = bench.backend.lookupNow(bench.keys(ids));
+      if (now !== undefined) assert.deepEqual([...now], expected);
+      const { remove } = bench.backend.manifest.capabilities;
+      if (!remove) return;
+      await bench.remove([0, 3]);
+      const after = bench.backend.lookupNow(bench.keys([0, 3, 6]));
+      if (after !== undefined) assert.deepEqual([...after], [MISS, MISS, HIT], "after a removal");
+      await bench.backend.close();
+      assert.throws(() => bench.backend.lookupNow(bench.keys(ids)), { code: "CLOSED" });
+    },
+  },
 ];
