@@ -116,30 +116,50 @@ class Driver:
             if not finished:
                 time.sleep(POLL_S)
 
-    def lookup(self, keys, expected):
+    def lookup(self, context, keys, expected):
         """One request, as the scheduler asks: in prefix order until a MISS, again in the next step while there is a RETRY."""
-        context = ReqContext(req_id=f"l{next(_ids)}")
-        for position, key in enumerate(keys):
-            context.set_offload_key_position(key, position)
         self.call(self.tier.on_new_request, context)
         while True:
             self.call(self.tier.get_finished_jobs)
-            retry, hits = False, 0
-            for key in keys:
-                answer = self.call(self.tier.lookup, key, context)
-                if answer is LookupResult.RETRY:
-                    retry = True
-                    self.retries += 1
-                elif answer is LookupResult.HIT:
-                    hits += 1
-                else:
-                    break
+            retries, hits = self.ask(keys, context)
             self.call(self.tier.on_schedule_end, STEP_END)
-            if not retry:
+            if not retries:
                 break
+            self.retries += retries
             time.sleep(POLL_S)
         self.call(self.tier.on_request_finished, context)
         assert hits == expected, f"{self.name}: {hits} hits, not {expected}"
+
+    def ask(self, keys, context):
+        """One step's lookups. Written out, because a wrapper around each would cost more than what it measures."""
+        lookup, clock = self.tier.lookup, time.perf_counter
+        retry, hit = LookupResult.RETRY, LookupResult.HIT
+        retries = hits = 0
+        slowest = 0.0
+        started = before = clock()
+        for key in keys:
+            answer = lookup(key, context)
+            after = clock()
+            if after - before > slowest:
+                slowest = after - before
+            before = after
+            if answer is hit:
+                hits += 1
+            elif answer is retry:
+                retries += 1
+            else:
+                break
+        self.in_calls += before - started
+        self.slowest_call = max(self.slowest_call, slowest)
+        return retries, hits
+
+
+def request_of(keys):
+    """A request's context with its keys' positions, which vLLM's scheduler sets."""
+    context = ReqContext(req_id=f"l{next(_ids)}")
+    for position, key in enumerate(keys):
+        context.set_offload_key_position(key, position)
+    return context
 
 
 def keys_of(count, *salt):
@@ -212,9 +232,11 @@ def bench_round(driver, rows, payload, round_, options):
     rows[:] = payload
     store = driver.measured(lambda: driver.transfer(keys, load=False))
     cold = drop_caches(options["root"])
-    hit = driver.measured(lambda: [driver.lookup(keys, len(keys)) for _ in range(LOOKUP_REQUESTS)])
+    present = [request_of(keys) for _ in range(LOOKUP_REQUESTS)]
+    hit = driver.measured(lambda: [driver.lookup(each, keys, len(keys)) for each in present])
     absent = [keys_of(len(keys), "absent", driver.name, round_, i) for i in range(LOOKUP_REQUESTS)]
-    miss = driver.measured(lambda: [driver.lookup(each, 0) for each in absent])
+    absent = [(request_of(each), each) for each in absent]
+    miss = driver.measured(lambda: [driver.lookup(context, each, 0) for context, each in absent])
     drop_caches(options["root"])
     rows[:] = 0
     load = driver.measured(lambda: driver.transfer(keys, load=True))
