@@ -25,7 +25,7 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { type Folders, foldersOf, leafFolders } from "./layout.js";
 import { posixManifest } from "./manifest.js";
-import { Presence } from "./presence.js";
+import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
 import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
@@ -124,6 +124,7 @@ export class PosixBackend extends OffloadBackend {
     this.#index.removals++;
     try {
       const result = await this.#files.remove(keys.bytes, signal);
+      tellFirst(keys, result);
       for (let i = 0; i < keys.count; i++) {
         if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
       }
@@ -346,6 +347,20 @@ export class PosixBackend extends OffloadBackend {
 function io(batch: BlockBatch, { signal, priority }: AuthorOptions) {
   const { keys, region, slots } = batch;
   return { keys: keys.bytes, memory: region.bytes, rowBytes: region.rowBytes, slots, signal, priority };
+}
+
+/** The data plane removes equal keys of a batch in any order; the caller hears of the first one that it was removed. */
+function tellFirst(keys: KeyBatch, { outcomes }: BatchResult): void {
+  const first = new Map<string, number>();
+  for (let i = 0; i < keys.count; i++) {
+    const text = keyText(keyAt(keys, i));
+    const of = first.get(text);
+    if (of === undefined) first.set(text, i);
+    else if (outcomes[i] === Outcome.REMOVED && outcomes[of] === Outcome.MISS) {
+      outcomes[of] = Outcome.REMOVED;
+      outcomes[i] = Outcome.MISS;
+    }
+  }
 }
 
 async function makeFolder(path: string, mode: number): Promise<void> {
