@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 from conftest import cached, full_chunks, kvferry, tokens
@@ -52,6 +53,14 @@ def test_a_server_that_was_killed_and_started_again(world, engine):
     again = engine.run(*KNOWN)
     assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(KNOWN)
     assert_no_call_was_slow(engine)
+
+
+def test_an_engine_whose_server_never_comes(world, engines, tmp_path):
+    alone = engines(kvferry(SimpleNamespace(socket=str(tmp_path / "nobody"))))
+    alone.ready()
+    results = alone.run(*KNOWN)
+    assert tokens(results) == tokens(world["results"]) and cached(results) == [0, 0]
+    assert_no_call_was_slow(alone)
 
 
 def test_a_stopped_server_holds_no_call(world, engine):
