@@ -66,6 +66,10 @@ class Metrics:
     """Counts between two calls of `take`. Plain dictionaries: counting happens in the scheduler."""
 
     def __init__(self) -> None:
+        # Here and not in `take`, which the scheduler calls: the first import takes milliseconds.
+        from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
+
+        self._new_stats = OffloadingConnectorStats
         self._counts: dict[tuple[str, tuple[str, ...]], int] = {}
         self._observations: list[tuple[str, float]] = []
         self._gauges: dict[str, float] = {}
@@ -86,9 +90,7 @@ class Metrics:
         """What happened since the last call as vLLM's OffloadingConnectorStats, or None if nothing did."""
         if not self._counts and not self._observations and self._gauges == self._reported_gauges:
             return None
-        from vllm.distributed.kv_transfer.kv_connector.v1.offloading.metrics import OffloadingConnectorStats
-
-        stats = OffloadingConnectorStats()
+        stats = self._new_stats()
         for (name, labels), amount in self._counts.items():
             stats.increase_counter(name, amount, labels)
         for name, value in self._observations:
