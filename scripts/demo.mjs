@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 // `npm run demo`: what kvferry is for, seen on this machine. From a fresh clone; plain Node, because nothing may be installed.
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { cleanUpAtExit, runToEnd } from "./demo/processes.mjs";
 import { startServer } from "./demo/server.mjs";
+import { installIsStale } from "./lib/install.mjs";
+import { cleanUpAtExit, runToEnd } from "./lib/processes.mjs";
 import { findPython, setupPython } from "./setup-python.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../..");
@@ -50,15 +51,9 @@ async function step(name, action) {
   return result;
 }
 
-/** npm writes node_modules/.package-lock.json last, so its age is the age of the installation. */
-function installIsStale() {
-  const stamp = join(root, "node_modules/.package-lock.json");
-  return !existsSync(stamp) || statSync(join(root, "package-lock.json")).mtimeMs > statSync(stamp).mtimeMs;
-}
-
 async function prepare() {
   const env = { TURBO_TELEMETRY_DISABLED: "1", DO_NOT_TRACK: "1" };
-  if (installIsStale())
+  if (installIsStale(root))
     await step("npm ci", () => runToEnd("npm", ["ci", "--no-audit", "--no-fund"], { cwd: root, env }));
   await step("npm run build", () => runToEnd("npm", ["run", "build"], { cwd: root, env }));
 }

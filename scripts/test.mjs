@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 // `npm test`: from a fresh clone to one line of counts. Plain Node, because nothing may be installed yet.
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { killChildren, runCommand } from "./suites/lib/process.mjs";
+import { installIsStale } from "./lib/install.mjs";
+import { cleanUpAtExit, runCommand } from "./lib/processes.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../..");
 
@@ -50,17 +51,7 @@ if (flags.help) {
 
 const log = (line) => (flags.json ? process.stderr : process.stdout).write(`${line}\n`);
 const scratch = mkdtempSync(join(tmpdir(), "kvferry-test-"));
-process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
-for (const [signal, code] of [
-  ["SIGINT", 130],
-  ["SIGTERM", 143],
-  ["SIGHUP", 129],
-]) {
-  process.on(signal, () => {
-    killChildren();
-    process.exit(code);
-  });
-}
+cleanUpAtExit(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** What suites get: where the repository is, a folder for their reports, and how to run a command. */
 const ctx = {
@@ -85,14 +76,6 @@ async function step(name, command, args) {
 
 const indent = (text) => text.trimEnd().replace(/^/gm, "    ");
 const tail = (text, lines) => text.trimEnd().split("\n").slice(-lines).join("\n");
-
-/** npm writes node_modules/.package-lock.json last, so its age is the age of the installation. */
-function installIsStale() {
-  const stamp = join(root, "node_modules/.package-lock.json");
-  if (!existsSync(stamp)) return true;
-  const lockfile = join(root, "package-lock.json");
-  return existsSync(lockfile) && statSync(lockfile).mtimeMs > statSync(stamp).mtimeMs;
-}
 
 const crashed = (name, reason) => ({ name, state: "crashed", passed: 0, failed: 1, skipped: 0, details: [reason] });
 
@@ -128,7 +111,8 @@ async function prepare() {
   if (flags.all && existsSync(join(root, "scripts/setup-system.mjs"))) {
     if (!(await step("system packages", process.execPath, ["scripts/setup-system.mjs"]))) failures.push("setup-system");
   }
-  if (installIsStale() && !(await step("npm ci", "npm", ["ci", "--no-audit", "--no-fund"]))) failures.push("npm ci");
+  if (installIsStale(root) && !(await step("npm ci", "npm", ["ci", "--no-audit", "--no-fund"])))
+    failures.push("npm ci");
   if (!failures.includes("npm ci") && !(await step("npm run build", "npm", ["run", "build"]))) failures.push("build");
   return failures.map((name) => crashed(name, "see its output above"));
 }

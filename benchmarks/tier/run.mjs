@@ -5,8 +5,8 @@ import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { cleanUpAtExit, start } from "../../scripts/demo/processes.mjs";
 import { startServer } from "../../scripts/demo/server.mjs";
+import { cleanUpAtExit, start } from "../../scripts/lib/processes.mjs";
 import { setupPython } from "../../scripts/setup-python.mjs";
 import { barChart } from "./plot.mjs";
 

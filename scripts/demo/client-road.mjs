@@ -1,7 +1,7 @@
 // The same road without vLLM: processes with the TypeScript client stand for the engines. Each stores or loads the blocks of some
 // "prompts" and compares bytes. What an engine saves by it is not shown: nothing is computed here.
 import { fileURLToPath } from "node:url";
-import { jsonLines, killGroup, start } from "./processes.mjs";
+import { jsonLines, killGroup, start } from "../lib/processes.mjs";
 
 const BLOCK_BYTES = 1 << 20;
 const PROMPT_BLOCKS = [64, 80, 96];

@@ -1,7 +1,7 @@
 // The road with real vLLM engines: one fills the cache and is killed, a new one starts warm, another stands beside it.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { jsonLines, killGroup, start } from "./processes.mjs";
+import { jsonLines, killGroup, start } from "../lib/processes.mjs";
 
 /** Prompts that take some seconds on two cores; none ends with a chunk, as real ones seldom do. */
 const PROMPTS = [4113, 5137, 6161];

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { lastLines, start } from "./processes.mjs";
+import { lastLines, start } from "../lib/processes.mjs";
 
 const READY_SECONDS_MAX = 30;
 

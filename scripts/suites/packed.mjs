@@ -1,7 +1,7 @@
 // What a user gets from npm: the packages are packed, installed into an empty folder with no compiler in reach, and used.
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { lastLines } from "./lib/process.mjs";
+import { lastLines } from "../lib/processes.mjs";
 
 export const name = "packed";
 

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join, relative } from "node:path";
-import { lastLines } from "./lib/process.mjs";
+import { lastLines } from "../lib/processes.mjs";
 
 export const name = "typescript";
 

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { lastLines } from "./process.mjs";
+import { lastLines } from "../../lib/processes.mjs";
 
 const SCRIPT = "native/scripts/test-native.mjs";
 

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { lastLines } from "./process.mjs";
+import { lastLines } from "../../lib/processes.mjs";
 
 const SETUP = "scripts/setup-python.mjs";
 
