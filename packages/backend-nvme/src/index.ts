@@ -1,0 +1,3 @@
+export { NvmeBackend } from "./backend.js";
+export type { NvmeConfig } from "./config.js";
+export { nvmeManifest } from "./manifest.js";
