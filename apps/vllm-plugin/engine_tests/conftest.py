@@ -65,7 +65,7 @@ class EngineProcess:
     def __init__(self, tier, version=None, kind="llama"):
         model = Path(tempfile.gettempdir()) / f"kvferry-engine-test-{os.getuid()}-{kind}"
         options = json.dumps({"tier": tier, "model": str(model), "kind": kind})
-        path = [str(HERE.parent / "src")]
+        path = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
         if version is not None:
             overlay = OVERLAYS / f"vllm-{version}"
             if not overlay.is_dir():

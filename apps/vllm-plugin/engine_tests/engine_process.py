@@ -8,10 +8,10 @@ that only the tier is left; "settle" steps until nothing is on its way; "calls" 
 import glob
 import json
 import os
-import resource
 import signal
 import sys
 import time
+from dataclasses import asdict
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -22,9 +22,10 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 out = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
+from held import CALL_S_MAX, HeldTimer  # noqa: E402  it imports vLLM, which reads the environment
+
 VOCABULARY = 1024
 SETTLE_S = 30
-CALL_S_MAX = 0.005
 TIER_METHODS = (
     "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
     "on_request_finished", "on_schedule_end", "get_stats",
@@ -62,33 +63,20 @@ def prompt(index, length):
 
 
 class Calls:
-    """How long the tier's calls held the scheduler.
-
-    A call that gave up its core by itself waited for something: it counts with its wall time, less the time in which the
-    thread was ready and no core was free. A call that did not counts with its CPU time: a busy host may stop a virtual core
-    at any moment, and the rest is that.
-    """
+    """How long the tier's calls held the scheduler."""
 
     def __init__(self, tier):
-        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        self._timer = HeldTimer()
         self.slow, self.slowest, self.count = [], 0.0, 0
         for name in TIER_METHODS:
             setattr(tier, name, self._timed(name, getattr(tier, name)))
 
-    def _delay(self):
-        return int(os.pread(self._schedstat, 64, 0).split()[1]) / 1e9
-
     def _timed(self, name, method):
         def timed(*arguments, **named):
-            delay, waits = self._delay(), resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-            cpu, started = time.thread_time(), time.perf_counter()
-            result = method(*arguments, **named)
-            wall, cpu = time.perf_counter() - started, time.thread_time() - cpu
-            waited = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > waits
-            held = max(cpu, wall - (self._delay() - delay)) if waited else cpu
-            if held > CALL_S_MAX:
-                self.slow.append({"method": name, "held": held, "wall": wall, "cpu": cpu})
-            self.slowest = max(self.slowest, held)
+            result, held = self._timer.run(method, *arguments, **named)
+            if held.seconds > CALL_S_MAX:
+                self.slow.append({"method": name, **asdict(held)})
+            self.slowest = max(self.slowest, held.seconds)
             self.count += 1
             return result
 

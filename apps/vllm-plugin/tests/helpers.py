@@ -1,7 +1,6 @@
 """What the tests share: a tier over a small real region, and time that is waited for."""
 
 import itertools
-import resource
 import time
 from types import SimpleNamespace
 
@@ -121,24 +120,6 @@ class TierHarness:
 
         wait_for(settled, timeout_s)
         return answers
-
-
-def held(call):
-    """Seconds for which a call held its thread: its CPU time, or its wall time less the wait for a core if it waited for anything.
-
-    On a busy machine wall time says how busy the machine is.
-    """
-
-    def now():
-        with open("/proc/thread-self/schedstat") as schedstat:
-            delay = int(schedstat.read().split()[1]) / 1e9
-        waits = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        return delay, waits, time.thread_time(), time.perf_counter()
-
-    before = now()
-    call()
-    delay, waits, cpu, wall = (b - a for a, b in zip(before, now()))
-    return max(cpu, wall - delay) if waits > 0 else cpu
 
 
 def keys_of(count, start=0, key_bytes=36):

@@ -7,15 +7,22 @@ import time
 
 import numpy as np
 import pytest
-from helpers import BLOCK_BYTES, SLOTS, held, keys_of, wait_for
+from held import CALL_S_MAX, HeldTimer, assert_none_was_held
+from helpers import BLOCK_BYTES, SLOTS, keys_of, wait_for
 from vllm.v1.kv_offload.base import LookupResult, ReqContext, ScheduleEndContext
 from vllm.v1.kv_offload.tiering.base import SecondaryTierManager
 
 HIT, MISS, RETRY = LookupResult.HIT, LookupResult.MISS, LookupResult.RETRY
 BATCHED = hasattr(ReqContext("x"), "_offload_key_positions")
-CALL_S_MAX = 0.005
-HICCUP_S_MAX = 0.05  # a virtual core may wake late from the one wait there is; anything that blocks takes far longer
+BUDGET_S = 0.002
 needs_positions = pytest.mark.skipif(not BATCHED, reason="vLLM 0.30 does not tell a request's keys in advance")
+
+
+@pytest.fixture
+def timer():
+    timer = HeldTimer()
+    yield timer
+    timer.close()
 
 
 def transfer_bytes(result):
@@ -60,14 +67,13 @@ def test_one_question_answers_a_whole_request_in_the_same_step(harness, server):
     assert server.count("lookup") == 1
 
 
-def test_first_lookup_waits_no_longer_than_its_budget(harness, server):
-    h = harness(lookup_budget_ms=2.0)
+def test_first_lookup_waits_no_longer_than_its_budget(harness, server, timer):
+    h = harness(lookup_budget_ms=BUDGET_S * 1000)
     server.delay_s["lookup"] = 0.05
     keys = keys_of(4)
     request = h.request(keys)
-    started = time.monotonic()
-    assert h.tier.lookup(keys[0], request) is RETRY
-    assert time.monotonic() - started < 0.03
+    answer, held = timer.run(h.tier.lookup, keys[0], request)
+    assert answer is RETRY and 0 < held.asked <= BUDGET_S
     assert h.settle(keys, request) == [MISS] * 4
 
 
@@ -79,7 +85,7 @@ def test_a_lookup_without_an_answer_becomes_a_miss_at_its_deadline(harness, serv
     assert h.tier.lookup(keys[0], request) is RETRY
     started = time.monotonic()
     assert h.settle(keys, request) == [MISS] * 3
-    assert 0.05 < time.monotonic() - started < 1.0
+    assert time.monotonic() - started > 0.05
 
 
 def test_pending_blocks_are_asked_again_until_they_are_there(harness, server):
@@ -101,17 +107,16 @@ def test_pending_becomes_a_miss_at_the_deadline(harness, server):
 
 
 @needs_positions
-def test_asking_again_costs_a_dictionary_read(harness):
+def test_asking_again_asks_nobody(harness, server, timer):
     h = harness()
     keys = keys_of(2000)
     request = h.request(keys)
     h.settle(keys, request)
-    lookup = h.tier.lookup
-    started = time.perf_counter()
+    asked = server.count("lookup")
     for key in keys:
-        lookup(key, request)
-    each = (time.perf_counter() - started) / len(keys)
-    assert each < 5e-6  # about 0.2 µs; a round trip would be 10 or more
+        _, held = timer.run(h.tier.lookup, key, request)
+        assert held.asked == 0
+    assert server.count("lookup") == asked
 
 
 def test_a_failed_load_keeps_what_arrived_and_misses_the_rest(harness, server):
@@ -270,9 +275,9 @@ def test_a_draining_server_gets_nothing_new(harness, server):
     assert server.count("store") == 0
 
 
-def test_a_stopped_server_never_holds_a_call(harness, server_process):
+def test_a_stopped_server_never_holds_a_call(harness, server_process, timer):
     process = server_process()
-    h = harness(socket=process.socket_path, fence_kill_after_s=None)
+    h = harness(socket=process.socket_path, fence_kill_after_s=None, lookup_budget_ms=BUDGET_S * 1000)
     h.store(keys_of(8), range(8))
     os.kill(process.pid, signal.SIGSTOP)
     gc.collect()
@@ -291,10 +296,11 @@ def test_a_stopped_server_never_holds_a_call(harness, server_process):
             lambda: h.tier.on_schedule_end(ScheduleEndContext((), ())),
             lambda: h.tier.on_request_finished(request),
         ):
-            calls.append(held(call))
+            calls.append(timer.run(call)[1])
         time.sleep(0.005)
-    calls.sort()
-    assert len(calls) > 500 and calls[-2] < CALL_S_MAX and calls[-1] < HICCUP_S_MAX, calls[-5:]
+    assert len(calls) > 100 and max(held.asked for held in calls) <= BUDGET_S
+    slow = [held for held in calls if held.seconds > CALL_S_MAX]
+    assert_none_was_held(slow, max(held.seconds for held in calls), len(calls))
     assert answers[-1] is MISS and answers[-20:] == [MISS] * 20  # not even a RETRY any more
     os.kill(process.pid, signal.SIGCONT)
     wait_for(lambda: (h.step(), h.tier._client.usable)[1])
