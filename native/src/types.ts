@@ -25,6 +25,12 @@ export interface RegionShape {
   readonly offset?: number;
 }
 
+export interface CreateRegionOptions {
+  /** "try": backed by huge pages where the machine allows it (reserved ones, else transparent ones), else by common pages, and touched in
+   * the background, so that the first copy into a row meets no page fault. Without it, pages come at their first touch. */
+  readonly hugePages?: "try";
+}
+
 /** Who is at the other end of a Unix socket (SO_PEERCRED). pid 0: not visible from this pid namespace. */
 export interface PeerCredentials {
   readonly pid: number;
@@ -160,9 +166,8 @@ export interface FileStore {
   readonly direct: boolean;
   readonly publish: "link" | "rename";
   /** Store: outcomes STORED, PRESENT, FAILED. A file that is there is PRESENT when its size is that of a complete block (or, with
-   * `adopt`, of a block without footer) and, in the layout vllm-fs, its footer says that it is this namespace's; another is replaced.
-   * With `replace`, an existing file is always replaced. */
-  store(io: BlockIo & { readonly replace?: boolean }): Promise<BlockResult>;
+   * `adopt`, of a block without footer) and, in the layout vllm-fs, its footer says that it is this namespace's; another is replaced. */
+  store(io: BlockIo): Promise<BlockResult>;
   /** Load and verify by docs/block-format.md; CORRUPT files are moved to the quarantine. */
   load(io: BlockIo): Promise<BlockResult>;
   /** One byte per key: 1 where a file is there that `store` would call PRESENT. */
@@ -176,7 +181,33 @@ export interface FileStore {
   close(): void;
 }
 
+/** Blocks that move from one memory to another; what both memories are is told as in `BlockIo`. */
+export interface BlockCopy {
+  /** The whole memory that the blocks come from, and the one they go to; both must stay valid until the promise settles. */
+  readonly from: Uint8Array;
+  readonly fromRowBytes: number;
+  readonly fromSlots: Uint32Array;
+  readonly to: Uint8Array;
+  readonly toRowBytes: number;
+  readonly toSlots: Uint32Array;
+  /** At most either rowBytes; from and to must not overlap. */
+  readonly blockBytes: number;
+  /** One CRC-32C a block, of its `blockBytes` bytes. compute: written when the promise settles, right only where the outcome is STORED.
+   * verify: read at the call. */
+  readonly checksums: Uint32Array;
+  /** compute: outcomes STORED, FAILED. verify: LOADED, CORRUPT, FAILED. What the target slot of any other outcome than STORED or
+   * LOADED holds afterwards is undefined. */
+  readonly mode: "compute" | "verify";
+  /** Default: "store" for compute, "load" for verify. */
+  readonly priority?: "load" | "store";
+  /** As in `BlockIo`. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface FileEngine {
+  /** Copies blocks on the engine's threads, each byte read once for copy and checksum. A block whose memory was taken away ends as
+   * FAILED(REGION_GONE). No slot is touched once the promise has settled. */
+  copyBlocks(copy: BlockCopy): Promise<BlockResult>;
   /** Probes the folders and makes them. Rejects with an Error whose `code` is one of core's codes and whose `context` has path and errno. */
   openStore(options: FileStoreOptions): Promise<FileStore>;
   stats(): FileEngineStats;
@@ -186,3 +217,137 @@ export interface FileEngine {
 
 /** What CRC-32C runs on here. */
 export type ChecksumImplementation = "sse4.2" | "armv8-crc" | "portable";
+
+export interface SegmentDriveOptions {
+  /** Absolute path of a folder, in which one file `segments.kvs` is made (it must exist), or of a block device. */
+  readonly path: string;
+  /** A multiple of 4096, at least 65,536. A drive keeps the size it was made with: another is refused with CONFIG_INVALID. */
+  readonly segmentBytes: number;
+  /** May be more or fewer than last time: the drive grows, or gives up its last segments and what they hold. The whole drive has at
+   * most 16 TiB: `SEGMENT_DRIVE_HEADER_BYTES` + segments × segmentBytes bytes, which is exactly what the file takes. */
+  readonly segments: number;
+  /** auto: O_DIRECT where a probe shows that it works. */
+  readonly direct: "auto" | "on" | "off";
+  /** auto: io_uring where the kernel lets us and O_DIRECT works, else threads. */
+  readonly ioUring: "auto" | "on" | "off";
+  /** Transfers that the drive works on at a time; default 64. */
+  readonly queueDepth?: number;
+  readonly fileMode: number;
+}
+
+/** Whose blocks these are; keys and payloads of one call belong to one namespace. */
+export interface SegmentNamespace {
+  /** 32 bytes. */
+  readonly namespaceDigest: Uint8Array;
+  /** 5 to 128. */
+  readonly keyBytes: number;
+  readonly blockBytes: number;
+}
+
+/** One batch written as one record: header pages, then the payloads, each at a multiple of 4096. The caller hands out the room: records of a
+ * segment's life must not overlap, and the summary must still fit behind them (`summaryBytes`). */
+export interface SegmentAppend extends SegmentNamespace, BlockIo {
+  readonly segment: number;
+  /** Where in the segment the record begins: a multiple of 4096, at least `SEGMENT_HEADER_BYTES`. */
+  readonly offset: number;
+  /** That the segment was begun with. */
+  readonly epoch: number;
+  /** Drive-wide, rising: the order of records in time. A whole number below 2^53. */
+  readonly sequence: number;
+}
+
+export interface SegmentRead extends SegmentNamespace, BlockIo {
+  /** Where each payload begins, in units of 4096 bytes from the start of the drive: `driveOffset4k(segment, offset + payloadOffset(…), segmentBytes)`
+   * for what was appended, or what `recover` said. */
+  readonly offsets4k: Uint32Array;
+  /** What `append` or `recover` gave for each block. */
+  readonly checksums: Uint32Array;
+}
+
+/** A segment at one time of its life. */
+export interface SegmentLife {
+  readonly segment: number;
+  /** Which life of the segment: whole, at least 1, more than at all earlier lives. Below 2^53. */
+  readonly epoch: number;
+  /** As for records; tells in which order segments were begun. */
+  readonly sequence: number;
+}
+
+/** What a namespace has on a drive; entries in the order of their records' sequences, so that of two equal keys the later counts. */
+export interface RecoveredNamespace extends SegmentNamespace {
+  /** Packed, one key an entry. */
+  readonly keys: Uint8Array;
+  /** Where each payload begins, in units of 4096 bytes from the start of the drive; its segment is `segmentOf` of it. */
+  readonly offsets4k: Uint32Array;
+  readonly checksums: Uint32Array;
+  /** Of the record that each block came in. */
+  readonly sequences: Float64Array;
+}
+
+/** What a drive holds; arrays of `segments` have one element for each segment that was begun, by rising index. */
+export interface RecoveredDrive {
+  readonly segments: {
+    readonly index: Uint32Array;
+    readonly epoch: Float64Array;
+    readonly sequence: Float64Array;
+    /** Where the next record may begin, behind everything that was found. */
+    readonly usedBytes: Float64Array;
+    /** 1: it has a summary and takes no more records. 0: it can be appended to (with its epoch, from usedBytes on) or sealed. */
+    readonly sealed: Uint8Array;
+    /** Records, blocks and key bytes found, for `summaryBytes`. */
+    readonly records: Uint32Array;
+    readonly blocks: Uint32Array;
+    readonly keyBytes: Float64Array;
+  };
+  readonly namespaces: readonly RecoveredNamespace[];
+  /** Segments and records that were left out because what is on disk does not verify. A record that was being written when a
+   * process died may count here; nothing of it had been reported as stored. */
+  readonly damagedSegments: number;
+  readonly damagedRecords: number;
+}
+
+export interface SegmentDriveCounters {
+  /** All bytes that went to the drive, and came from it, headers and padding included. */
+  readonly bytesWritten: number;
+  readonly bytesRead: number;
+  /** Payload bytes of blocks that ended as STORED, and as LOADED. */
+  readonly bytesStored: number;
+  readonly bytesLoaded: number;
+  readonly corruptBlocks: number;
+  /** Bytes given back by discard. */
+  readonly bytesDiscarded: number;
+  /** Bytes of regions that are registered with io_uring now. */
+  readonly registeredBytes: number;
+}
+
+/** A log of records on one drive, which this process alone has open. Who uses it decides which segment takes the next record and which is
+ * given up; the drive moves bytes and verifies them. Offsets and sizes are bytes unless they say 4k. */
+export interface SegmentDrive {
+  readonly engine: "io_uring" | "threads";
+  /** Why it is not io_uring; undefined when it is, or was not asked for. */
+  readonly engineReason: string | undefined;
+  readonly direct: boolean;
+  /** Whether the file's room was allocated at open, so that no append can meet a full file system. */
+  readonly preallocated: boolean;
+  readonly segmentBytes: number;
+  readonly segments: number;
+  /** Begins a new life of a segment: from then on nothing of earlier lives is found in it. Resolves before anything may be appended. What
+   * an earlier life held must not be read any more. Rejects with NO_SPACE, IO, … and leaves the segment as it was or empty. */
+  begin(life: SegmentLife): Promise<void>;
+  /** All blocks STORED, or all FAILED with one code: a record is whole or nothing, and after FAILED its room is lost until the segment's next life. */
+  append(append: SegmentAppend): Promise<BlockResult & { readonly checksums: Uint32Array }>;
+  /** Loads and verifies each block against its checksum, key and namespace: LOADED, CORRUPT, FAILED. */
+  read(read: SegmentRead): Promise<BlockResult>;
+  /** Writes the summary of all records of this life at the end of the segment, after which it takes no more. Recovery is fast by it. All appends
+   * to the segment must have settled. Rejects with INVALID_ARGUMENT when the summary does not fit, or the segment is not open. */
+  seal(life: SegmentLife): Promise<void>;
+  /** What the drive holds: reads summaries, walks the records of unsealed segments. To be called once, before anything is begun or appended;
+   * blocks are verified when they are read, not here. */
+  recover(): Promise<RecoveredDrive>;
+  /** Ends a segment's life and gives its room back to the drive (TRIM, hole punching) where it takes it; its bytes stay counted in the file's size. */
+  discard(segment: number): Promise<void>;
+  counters(): SegmentDriveCounters;
+  stats(): FileEngineStats;
+  /** Waits for what is under way, ends what waits with CLOSED, and lets other processes have the drive. May be called twice. */
+  close(): Promise<void>;
+}
