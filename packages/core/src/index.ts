@@ -99,6 +99,8 @@ export {
   setOutcome,
   uniformResult,
 } from "./outcomes.js";
+export { type BlockTable, NO_ROW } from "./prefix-index/block-table.js";
+export { type BlockFacts, PrefixIndex, type PrefixIndexOptions } from "./prefix-index/prefix-index.js";
 export { createMemoryRegion, type Region, slotBytes } from "./region.js";
 export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";
 export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan.js";
