@@ -1,7 +1,9 @@
 /** `FileEngine` and `FileStore` over the addon: what is added here is cancelling by AbortSignal. */
 import { availableParallelism } from "node:os";
+import { abortError, abortedResult, cancellable } from "./cancel.js";
 import type { Addon, AddonEngine, AddonStore } from "./load.js";
 import type {
+  BlockCopy,
   BlockIo,
   BlockResult,
   FileEngine,
@@ -13,49 +15,10 @@ import type {
   FolderListing,
 } from "./types.js";
 
-/** Numbers of core's ERROR_CODES. */
-const ABORTED = 6;
-const DEADLINE = 7;
-
 /** The threads wait for storage, not for a core: fewer leave a drive idle between small blocks. */
 const THREADS_MIN = 32;
 const THREADS_MAX = 64;
 const QUEUE_DEPTH_MAX = 65_536;
-
-/** The same decision as core's `abortCode`. */
-function abortNumber(signal: AbortSignal): number {
-  const reason = signal.reason as { name?: unknown; code?: unknown } | undefined;
-  return reason?.name === "TimeoutError" || reason?.code === "DEADLINE" ? DEADLINE : ABORTED;
-}
-
-function abortError(signal: AbortSignal): Error {
-  const code = abortNumber(signal) === DEADLINE ? "DEADLINE" : "ABORTED";
-  return Object.assign(new Error("the call was aborted", { cause: signal.reason }), { code, context: {} });
-}
-
-function abortedResult(count: number, signal: AbortSignal): BlockResult {
-  return { outcomes: new Uint8Array(count), codes: new Uint8Array(count).fill(abortNumber(signal)) };
-}
-
-let lastTicket = 0;
-
-/** Runs a call of the addon under a ticket that the signal cancels. Ticket 0 stands for calls that nothing can cancel. */
-async function cancellable<T>(
-  engine: AddonEngine,
-  signal: AbortSignal | undefined,
-  call: (ticket: number) => Promise<T>,
-): Promise<T> {
-  if (signal === undefined) return call(0);
-  lastTicket = lastTicket === 0xffff_ffff ? 1 : lastTicket + 1;
-  const ticket = lastTicket;
-  const cancel = (): void => engine.cancel(ticket, abortNumber(signal));
-  signal.addEventListener("abort", cancel, { once: true });
-  try {
-    return await call(ticket);
-  } finally {
-    signal.removeEventListener("abort", cancel);
-  }
-}
 
 class NativeFileStore implements FileStore {
   readonly #engine: AddonEngine;
@@ -72,19 +35,19 @@ class NativeFileStore implements FileStore {
     this.publish = store.publish;
   }
 
-  store(io: BlockIo & { readonly replace?: boolean }): Promise<BlockResult> {
-    return this.#transfer(false, io, io.replace ?? false);
+  store(io: BlockIo): Promise<BlockResult> {
+    return this.#transfer(false, io);
   }
 
   load(io: BlockIo): Promise<BlockResult> {
-    return this.#transfer(true, io, false);
+    return this.#transfer(true, io);
   }
 
-  async #transfer(load: boolean, io: BlockIo, replace: boolean): Promise<BlockResult> {
+  async #transfer(load: boolean, io: BlockIo): Promise<BlockResult> {
     if (io.signal?.aborted) return abortedResult(io.slots.length, io.signal);
     const priority = io.priority ?? (load ? "load" : "store");
     return cancellable(this.#engine, io.signal, (ticket) =>
-      this.#store.transfer(load, io.keys, io.memory, io.rowBytes, io.slots, priority, replace, ticket),
+      this.#store.transfer(load, io.keys, io.memory, io.rowBytes, io.slots, priority, ticket),
     );
   }
 
@@ -120,6 +83,12 @@ class NativeFileEngine implements FileEngine {
 
   async openStore(options: FileStoreOptions): Promise<FileStore> {
     return new NativeFileStore(this.#engine, await this.#engine.openStore(options), options.keyBytes);
+  }
+
+  async copyBlocks(copy: BlockCopy): Promise<BlockResult> {
+    const { signal } = copy;
+    if (signal?.aborted) return abortedResult(copy.fromSlots.length, signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#engine.copyBlocks(copy, ticket));
   }
 
   stats(): FileEngineStats {

@@ -2,19 +2,24 @@
  * thrown or rejected here has `code`, one of core's error codes, and `context` with `path` and `errno` where there are any. */
 import { createEngine } from "./engine.js";
 import { type Addon, loadAddon } from "./load.js";
+import { openDrive } from "./segment-drive.js";
 import type {
   ChecksumImplementation,
   ConnectionHandlers,
   ConnectOptions,
+  CreateRegionOptions,
   FileEngine,
   FileEngineOptions,
   ListenOptions,
   MappedRegion,
   RegionShape,
+  SegmentDrive,
+  SegmentDriveOptions,
   UnixConnection,
   UnixServer,
 } from "./types.js";
 
+export * from "./segment-layout.js";
 export type * from "./types.js";
 
 let loaded: Addon | undefined;
@@ -37,8 +42,8 @@ export function createFileEngine(options: FileEngineOptions = {}): FileEngine {
 }
 
 /** New shared memory (a memfd, sealed against being resized), zeroed. */
-export function createRegion(shape: RegionShape): MappedRegion {
-  return addon().createRegion(shape);
+export function createRegion(shape: RegionShape, options: CreateRegionOptions = {}): MappedRegion {
+  return addon().createRegion(shape, options.hugePages === "try");
 }
 
 /** Maps a file, such as one in /dev/shm. @throws Error INVALID_ARGUMENT when it is shorter than the shape. */
@@ -73,4 +78,11 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
 
 export function checksumImplementation(): ChecksumImplementation {
   return addon().checksumImplementation();
+}
+
+/** Opens a segment drive, making it where there is none, with threads or an io_uring of its own. Rejects with an Error whose `context` has
+ * the path: BUSY when another process has the drive open; CONFIG_INVALID when it was made with other segment bytes, or the device carries
+ * something that is not a drive of ours (which is never overwritten); NO_SPACE; UNSUPPORTED when `direct` or `ioUring` is "on" and does not work. */
+export function openSegmentDrive(options: SegmentDriveOptions): Promise<SegmentDrive> {
+  return openDrive(addon(), options);
 }

@@ -1,7 +1,9 @@
 /** Finds the compiled addon: the package for this platform, else what was built in this repository. */
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import type { Cancels } from "./cancel.js";
 import type {
+  BlockCopy,
   BlockResult,
   ChecksumImplementation,
   ConnectionHandlers,
@@ -12,7 +14,12 @@ import type {
   FolderListing,
   ListenOptions,
   MappedRegion,
+  RecoveredDrive,
   RegionShape,
+  SegmentAppend,
+  SegmentDriveCounters,
+  SegmentDriveOptions,
+  SegmentRead,
   UnixConnection,
   UnixServer,
 } from "./types.js";
@@ -21,20 +28,20 @@ import type {
 export interface Addon {
   crc32c(bytes: Uint8Array, seed?: number): number;
   checksumImplementation(): ChecksumImplementation;
-  createRegion(shape: RegionShape): MappedRegion;
+  createRegion(shape: RegionShape, hugePages: boolean): MappedRegion;
   mapRegionPath(path: string, shape: RegionShape): MappedRegion;
   mapRegionFd(fd: number, shape: RegionShape): MappedRegion;
   closeFd(fd: number): void;
   listenUnix(path: string, options: ListenOptions): UnixServer;
   connectUnix(path: string, handlers: ConnectionHandlers, options?: ConnectOptions): UnixConnection;
   readonly FileEngine: new (threads: number, queueDepthMax: number) => AddonEngine;
+  openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
 }
 
-export interface AddonEngine {
+export interface AddonEngine extends Cancels {
   openStore(options: FileStoreOptions): Promise<AddonStore>;
+  copyBlocks(copy: BlockCopy, ticket: number): Promise<BlockResult>;
   stats(): FileEngineStats;
-  /** Ends what has not begun of the batch that was given this ticket; `code` is the number of an error code. */
-  cancel(ticket: number, code: number): void;
   close(): Promise<void>;
 }
 
@@ -48,7 +55,6 @@ export interface AddonStore {
     rowBytes: number,
     slots: Uint32Array,
     priority: "load" | "store",
-    replace: boolean,
     ticket: number,
   ): Promise<BlockResult>;
   exists(keys: Uint8Array, ticket: number): Promise<Uint8Array>;
@@ -56,6 +62,22 @@ export interface AddonStore {
   listFolder(folder: string): Promise<FolderListing>;
   counters(): FileStoreCounters;
   close(): void;
+}
+
+export interface AddonDrive extends Cancels {
+  readonly engine: "io_uring" | "threads";
+  readonly engineReason: string | undefined;
+  readonly direct: boolean;
+  readonly preallocated: boolean;
+  begin(segment: number, epoch: number, sequence: number): Promise<void>;
+  append(append: SegmentAppend, ticket: number): Promise<BlockResult & { readonly checksums: Uint32Array }>;
+  read(read: SegmentRead, ticket: number): Promise<BlockResult>;
+  seal(segment: number, epoch: number, sequence: number): Promise<void>;
+  recover(): Promise<RecoveredDrive>;
+  discard(segment: number): Promise<void>;
+  counters(): SegmentDriveCounters;
+  stats(): FileEngineStats;
+  close(): Promise<void>;
 }
 
 /** "glibc" or "musl"; only asked on Linux. */

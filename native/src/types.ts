@@ -190,7 +190,7 @@ export interface BlockCopy {
   readonly to: Uint8Array;
   readonly toRowBytes: number;
   readonly toSlots: Uint32Array;
-  /** At most either rowBytes; from and to must not overlap. */
+  /** At most either rowBytes. Both memories may be one, if no target slot is another block's source. */
   readonly blockBytes: number;
   /** One CRC-32C a block, of its `blockBytes` bytes. compute: written when the promise settles, right only where the outcome is STORED.
    * verify: read at the call. */

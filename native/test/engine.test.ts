@@ -40,14 +40,13 @@ afterEach(async () => {
   region.close();
 });
 
-function io(blocks: number, extra: { from?: number; slot?: number; signal?: AbortSignal; replace?: boolean } = {}) {
+function io(blocks: number, extra: { from?: number; slot?: number; signal?: AbortSignal } = {}) {
   return {
     keys: keysOf(blocks, extra.from),
     memory: region.bytes,
     rowBytes: BLOCK,
     slots: slotsOf(blocks, extra.slot),
     signal: extra.signal,
-    replace: extra.replace ?? false,
   };
 }
 
@@ -68,12 +67,11 @@ describe("a store in a folder", () => {
     const half = ROWS * BLOCK;
     expect(Buffer.compare(region.bytes.subarray(0, half), region.bytes.subarray(half))).toBe(0);
     expect(count((await store.store(io(ROWS))).outcomes, PRESENT)).toBe(ROWS);
-    expect(count((await store.store(io(3, { replace: true }))).outcomes, STORED)).toBe(3);
     expect([...(await store.exists(keysOf(4, ROWS - 2)))]).toEqual([1, 1, 0, 0]);
     expect([...(await store.load(io(2, { from: ROWS - 1 }))).outcomes]).toEqual([LOADED, MISS]);
     expect([...(await store.remove(keysOf(2, ROWS - 1))).outcomes]).toEqual([REMOVED, MISS]);
     expect(store.counters()).toEqual({
-      bytesStored: (ROWS + 3) * BLOCK,
+      bytesStored: ROWS * BLOCK,
       bytesLoaded: (ROWS + 1) * BLOCK,
       adopted: 0,
       quarantined: 0,

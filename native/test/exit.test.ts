@@ -23,7 +23,7 @@ const busy = `
     connection.send(Buffer.alloc(10_000_000));
     const memory = new Uint8Array(rows * rowBytes);
     const promises = [region.bytes, memory].flatMap((bytes) => [false, true].map((load) =>
-      store.transfer(load, keys, bytes, rowBytes, slots, load ? "load" : "store", true, 0)));
+      store.transfer(load, keys, bytes, rowBytes, slots, load ? "load" : "store", 0)));
     return { native, engine, store, region, promises, connection, server };
   }`;
 

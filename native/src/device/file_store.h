@@ -71,7 +71,7 @@ class FileStore {
   static std::shared_ptr<FileStore> open(FileStoreOptions options, Io& io = systemIo());
 
   /** STORED, PRESENT or FAILED. `region` is the one that `payload` lies in, or nullptr. */
-  BlockOutcome store(const uint8_t* key, const uint8_t* payload, Region* region, bool replace, ThreadState& state);
+  BlockOutcome store(const uint8_t* key, const uint8_t* payload, Region* region, ThreadState& state);
   /** LOADED, MISS, CORRUPT or FAILED. Only LOADED says anything about the bytes at `payload`. */
   BlockOutcome load(const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state);
   /** REMOVED, MISS or FAILED. */

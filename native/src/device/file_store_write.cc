@@ -48,20 +48,14 @@ bool FileStore::isOurs(const BlockPath& path, const uint8_t* key, const struct s
          judgeFooter(footer, options_.facts, key).outcome == Outcome::Loaded;
 }
 
-BlockOutcome FileStore::store(const uint8_t* key, const uint8_t* payload, Region* region, bool replace,
-                              ThreadState& state) {
+BlockOutcome FileStore::store(const uint8_t* key, const uint8_t* payload, Region* region, ThreadState& state) {
   if (region != nullptr && region->gone()) return failed(Code::RegionGone);
   const BlockPath path(options_.layout, key, options_.facts.keyBytes);
-  if (!replace) {
-    struct stat status;
-    const int found = io_.statAt(blocks_.fd(), path.file, status);
-    if (found == 0) {
-      if (isOurs(path, key, status)) return {Outcome::Present, Code::None};
-      replace = true;
-    } else if (found != -ENOENT && found != -ENOTDIR) {
-      return failed(codeOfErrno(-found));
-    }
-  }
+  struct stat status;
+  const int found = io_.statAt(blocks_.fd(), path.file, status);
+  if (found == 0 && isOurs(path, key, status)) return {Outcome::Present, Code::None};
+  if (found < 0 && found != -ENOENT && found != -ENOTDIR) return failed(codeOfErrno(-found));
+  const bool replace = found == 0;
   return publish_ == Publish::Link ? storeByLink(path, key, payload, region, replace, state)
                                    : storeByRename(path, key, payload, region, state);
 }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "engine/engine.h"
 #include "napi/support.h"
@@ -44,11 +45,12 @@ class Batch : public Work, public Completion, public std::enable_shared_from_thi
   void settle(Napi::Env env) override;
 
   /** Keeps a JavaScript value (the caller's memory) alive until the end. */
-  void keep(Napi::Value value);
+  napi_ref keep(Napi::Value value);
 
  protected:
   /** The promise's value. Throws Napi::Error or Error to reject it. */
   virtual Napi::Value result(Napi::Env env) = 0;
+  static Napi::Value kept(Napi::Env env, napi_ref reference);
   /** Why a unit was skipped, None if none was. */
   Code skipped() const { return skipped_; }
   const std::shared_ptr<EngineHandle>& engine() const { return engine_; }
@@ -57,10 +59,13 @@ class Batch : public Work, public Completion, public std::enable_shared_from_thi
   std::shared_ptr<EngineHandle> engine_;
   std::shared_ptr<Completions> completions_;
   Napi::Promise::Deferred deferred_;
-  napi_ref kept_ = nullptr;
+  std::vector<napi_ref> kept_;
   uint32_t ticket_ = 0;
   Code skipped_ = Code::None;
 };
+
+/** Submits a BlockCopy of types.ts. */
+Napi::Value copyBlocks(const std::shared_ptr<EngineHandle>& engine, Napi::Object copy, uint32_t ticket);
 
 /** Makes a promise of a FileStore object: opening does I/O, so a thread of the engine does it. */
 Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options);

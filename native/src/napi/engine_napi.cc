@@ -1,6 +1,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "napi/blocks.h"
 #include "napi/engine_handle.h"
 
 namespace kvferry::binding {
@@ -14,7 +15,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "FileEngine",
-        {InstanceMethod<&EngineObject::openStore>("openStore"), InstanceMethod<&EngineObject::stats>("stats"),
+        {InstanceMethod<&EngineObject::openStore>("openStore"), InstanceMethod<&EngineObject::copyBlocks>("copyBlocks"),
+         InstanceMethod<&EngineObject::stats>("stats"),
          InstanceMethod<&EngineObject::cancel>("cancel"), InstanceMethod<&EngineObject::close>("close")});
   }
 
@@ -34,6 +36,13 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return guarded(info.Env(), [&] {
       if (!info[0].IsObject()) throw Error(Code::InvalidArgument, "options must be an object");
       return binding::openStore(handle_, info[0].As<Napi::Object>());
+    });
+  }
+
+  Napi::Value copyBlocks(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      if (!info[0].IsObject()) throw Error(Code::InvalidArgument, "copyBlocks needs an object");
+      return binding::copyBlocks(handle_, info[0].As<Napi::Object>(), ticketOf(info[1]));
     });
   }
 
@@ -105,15 +114,22 @@ Napi::Value Batch::submit(uint32_t ticket) {
   return promise;
 }
 
-void Batch::keep(Napi::Value value) {
-  if (napi_create_reference(value.Env(), value, 1, &kept_) != napi_ok) throw Napi::Error::New(value.Env());
+napi_ref Batch::keep(Napi::Value value) {
+  napi_ref reference;
+  if (napi_create_reference(value.Env(), value, 1, &reference) != napi_ok) throw Napi::Error::New(value.Env());
+  kept_.push_back(reference);
+  return reference;
+}
+
+Napi::Value Batch::kept(Napi::Env env, napi_ref reference) {
+  napi_value value;
+  if (napi_get_reference_value(env, reference, &value) != napi_ok) throw Napi::Error::New(env);
+  return Napi::Value(env, value);
 }
 
 void Batch::settle(Napi::Env env) {
   // The thread that ran the last unit may still hold this batch; it must not be the one to let go of the engine.
   const std::shared_ptr<EngineHandle> engine = engine_;
-  if (kept_ != nullptr) napi_delete_reference(env, kept_);
-  kept_ = nullptr;
   if (ticket_ != 0) engine->tickets.erase(ticket_);
   try {
     deferred_.Resolve(result(env));
@@ -124,6 +140,8 @@ void Batch::settle(Napi::Env env) {
   } catch (const std::bad_alloc&) {
     deferred_.Reject(errorOf(env, Code::Internal, "out of memory").Value());
   }
+  for (napi_ref reference : kept_) napi_delete_reference(env, reference);
+  kept_.clear();
   engine_.reset();
 }
 

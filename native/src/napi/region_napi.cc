@@ -109,7 +109,7 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
 Napi::Value createRegion(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const RegionShape shape = shapeOf(info[0]);
-    return RegionObject::make(info.Env(), Region::create(shape), shape, true);
+    return RegionObject::make(info.Env(), Region::create(shape, info[1].ToBoolean()), shape, true);
   });
 }
 

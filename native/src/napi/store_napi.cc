@@ -2,74 +2,34 @@
 #include <cstring>
 
 #include "device/file_store.h"
+#include "napi/blocks.h"
 #include "napi/engine_handle.h"
 
 namespace kvferry::binding {
 namespace {
 
-constexpr uint64_t kWholeMax = uint64_t{1} << 53;
-constexpr uint32_t kKeysPerBatchMax = 1u << 24;
 /** Keys that a thread looks up at a time: about as long as moving a small block takes. */
 constexpr uint32_t kLookupsPerUnit = 256;
-
-/** Outcomes and codes as JavaScript gets them. */
-Napi::Object resultOf(Napi::Env env, const std::vector<BlockOutcome>& blocks) {
-  Napi::Uint8Array outcomes = Napi::Uint8Array::New(env, blocks.size());
-  Napi::Uint8Array codes = Napi::Uint8Array::New(env, blocks.size());
-  for (size_t i = 0; i < blocks.size(); i++) {
-    outcomes[i] = static_cast<uint8_t>(blocks[i].outcome);
-    codes[i] = static_cast<uint8_t>(blocks[i].code);
-  }
-  Napi::Object result = Napi::Object::New(env);
-  result.Set("outcomes", outcomes);
-  result.Set("codes", codes);
-  return result;
-}
-
-/** Keys of a batch, copied: JavaScript may reuse its buffer. */
-class KeyBatch {
- public:
-  KeyBatch(const Bytes& bytes, uint32_t keyBytes) : keyBytes_(keyBytes), bytes_(bytes.data, bytes.data + bytes.length) {}
-  const uint8_t* operator[](uint32_t i) const { return bytes_.data() + size_t{i} * keyBytes_; }
-
- private:
-  const size_t keyBytes_;
-  const std::vector<uint8_t> bytes_;
-};
-
-uint32_t keyCount(const Bytes& keys, uint32_t keyBytes) {
-  if (keys.length % keyBytes != 0 || keys.length / keyBytes > kKeysPerBatchMax) {
-    throw Error(Code::InvalidArgument, "keys must be packed, " + std::to_string(keyBytes) + " bytes each");
-  }
-  return static_cast<uint32_t>(keys.length / keyBytes);
-}
-
-struct Transfer {
-  bool load;
-  bool replace;
-  uint8_t* memory;
-  uint64_t rowBytes;
-  std::shared_ptr<Region> region;
-};
 
 /** A store or load: one unit a block. */
 class BlockBatch final : public Batch {
  public:
   BlockBatch(Priority priority, uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env,
-             std::shared_ptr<FileStore> store, const Bytes& keys, const uint32_t* slots, Transfer transfer)
+             std::shared_ptr<FileStore> store, const Bytes& keys, const uint32_t* slots, bool load, Rows rows)
       : Batch(priority, count, std::move(engine), env),
         store_(std::move(store)),
         keys_(keys, store_->options().facts.keyBytes),
         slots_(slots, slots + count),
-        transfer_(std::move(transfer)),
+        load_(load),
+        rows_(std::move(rows)),
         blocks_(count) {}
 
   void run(uint32_t unit, ThreadState& state) noexcept override {
-    uint8_t* const payload = transfer_.memory + slots_[unit] * transfer_.rowBytes;
-    Region* const region = transfer_.region.get();
+    uint8_t* const payload = rows_.memory + slots_[unit] * rows_.rowBytes;
+    Region* const region = rows_.region.get();
     try {
-      blocks_[unit] = transfer_.load ? store_->load(keys_[unit], payload, region, state)
-                                     : store_->store(keys_[unit], payload, region, transfer_.replace, state);
+      blocks_[unit] = load_ ? store_->load(keys_[unit], payload, region, state)
+                                     : store_->store(keys_[unit], payload, region, state);
     } catch (...) {
       blocks_[unit] = failed(Code::Internal);  // out of memory
     }
@@ -78,7 +38,7 @@ class BlockBatch final : public Batch {
 
  protected:
   Napi::Value result(Napi::Env env) override {
-    transfer_.region.reset();
+    rows_.region.reset();
     return resultOf(env, blocks_);
   }
 
@@ -86,7 +46,8 @@ class BlockBatch final : public Batch {
   const std::shared_ptr<FileStore> store_;
   const KeyBatch keys_;
   const std::vector<uint32_t> slots_;
-  Transfer transfer_;
+  const bool load_;
+  Rows rows_;
   std::vector<BlockOutcome> blocks_;
 };
 
@@ -211,49 +172,20 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
     return *store_;
   }
 
-  /** (load, keys, memory, rowBytes, slots, priority, replace, ticket) */
+  /** (load, keys, memory, rowBytes, slots, priority, ticket) */
   Napi::Value transfer(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const FooterFacts& facts = opened().options().facts;
       const Bytes keys = bytesOf(info[1], "keys");
       const uint32_t count = keyCount(keys, facts.keyBytes);
-      const Bytes memory = bytesOf(info[2], "memory");
-      const uint64_t rowBytes = wholeNumber(info[3], "rowBytes", kWholeMax);
-      if (rowBytes < facts.blockBytes) throw Error(Code::InvalidArgument, "rowBytes is less than the block's bytes");
-      const uint32_t* const slots = slotsOf(info[4], count);
-      Transfer transfer{info[0].ToBoolean(), info[6].ToBoolean(), memory.data, rowBytes,
-                        Region::find(memory.data, memory.length == 0 ? 1 : memory.length)};
-      // The longest view that Node 20 has of a region stands for the whole region.
-      const bool whole = transfer.region && transfer.region->data() == memory.data &&
-                         memory.length > kNode20ArrayBytesMax - rowBytes;
-      const uint64_t extent = whole ? transfer.region->bytes() : memory.length;
-      for (uint32_t i = 0; i < count; i++) {
-        if (extent < facts.blockBytes || slots[i] > (extent - facts.blockBytes) / rowBytes) {
-          throw Error(Code::InvalidArgument, "slot " + std::to_string(slots[i]) + " lies outside the memory");
-        }
-      }
+      const uint32_t* const slots = numbersOf(info[4], "slots", count);
+      Rows rows = rowsOf(info[2], info[3], facts.blockBytes, slots, count);
       const Priority priority = text(info[5], "priority") == "load" ? Priority::Load : Priority::Store;
       const auto batch = std::make_shared<BlockBatch>(priority, count, engine_, info.Env(), store_, keys, slots,
-                                                      std::move(transfer));
+                                                      info[0].ToBoolean(), std::move(rows));
       batch->keep(info[2]);
-      return batch->submit(ticketOf(info[7]));
+      return batch->submit(ticketOf(info[6]));
     });
-  }
-
-  static const uint32_t* slotsOf(Napi::Value value, uint32_t count) {
-    napi_typedarray_type type = napi_uint8_array;
-    size_t length = 0;
-    void* data = nullptr;
-    const bool is = value.IsTypedArray() && napi_get_typedarray_info(value.Env(), value, &type, &length, &data, nullptr,
-                                                                     nullptr) == napi_ok;
-    if (!is || type != napi_uint32_array || length != count) {
-      throw Error(Code::InvalidArgument, "slots must be a Uint32Array with one slot a key");
-    }
-    return static_cast<const uint32_t*>(data);
-  }
-
-  static uint32_t ticketOf(Napi::Value value) {
-    return value.IsUndefined() ? 0 : static_cast<uint32_t>(wholeNumber(value, "ticket", UINT32_MAX));
   }
 
   Napi::Value exists(const Napi::CallbackInfo& info) {

@@ -19,6 +19,12 @@
 #define MFD_CLOEXEC 1U
 #define MFD_ALLOW_SEALING 2U
 #endif
+#ifndef MFD_HUGETLB
+#define MFD_HUGETLB 4U
+#endif
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
+#endif
 #ifndef F_ADD_SEALS
 #define F_ADD_SEALS 1033
 #define F_SEAL_SEAL 1
@@ -29,6 +35,7 @@
 namespace kvferry {
 namespace {
 
+constexpr uint64_t kHugePageBytes = 2 * 1024 * 1024;
 constexpr uint64_t kRegionBytesMax = uint64_t{1} << 46;
 constexpr long kHugetlbMagic = 0x958458f6;
 
@@ -61,13 +68,27 @@ struct FdGuard {
 
 }  // namespace
 
-std::shared_ptr<Region> Region::create(const RegionShape& shape) {
-  const uint64_t bytes = checkedBytes(shape);
-  FdGuard guard{static_cast<int>(syscall(SYS_memfd_create, "kvferry-region", MFD_CLOEXEC | MFD_ALLOW_SEALING))};
-  if (guard.fd < 0) throw Error::ofErrno(errno, "make a memfd", "");
-  if (ftruncate(guard.fd, static_cast<off_t>(shape.offset + bytes)) != 0) {
-    throw Error::ofErrno(errno, "size a memfd", "");
+std::shared_ptr<Region> Region::create(const RegionShape& shape, bool tryHugePages) {
+  checkedBytes(shape);
+  if (!tryHugePages) return createOn(0, kPageBytes, shape);
+  std::shared_ptr<Region> region;
+  try {
+    region = createOn(MFD_HUGETLB | MFD_HUGE_2MB, kHugePageBytes, shape);
+  } catch (const Error&) {
+    // No pages are reserved, or too few. Transparent ones are the system's to give: the advice may be ignored.
+    region = createOn(0, kPageBytes, shape);
+    madvise(region->mapping_, region->mappingBytes_, MADV_HUGEPAGE);
   }
+  region->populator_ = std::make_unique<Populator>(region->mapping_, region->mappingBytes_, region->fd_);
+  return region;
+}
+
+std::shared_ptr<Region> Region::createOn(unsigned memfdFlags, uint64_t pageBytes, const RegionShape& shape) {
+  const uint64_t bytes = (shape.offset + checkedBytes(shape) + pageBytes - 1) / pageBytes * pageBytes;
+  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | memfdFlags;
+  FdGuard guard{static_cast<int>(syscall(SYS_memfd_create, "kvferry-region", flags))};
+  if (guard.fd < 0) throw Error::ofErrno(errno, "make a memfd", "");
+  if (ftruncate(guard.fd, static_cast<off_t>(bytes)) != 0) throw Error::ofErrno(errno, "size a memfd", "");
   // Nobody it is passed to can make it shorter, so it never raises SIGBUS.
   fcntl(guard.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   return mapFd(guard.release(), shape);
@@ -127,6 +148,7 @@ void Region::map(uint64_t offset) {
 }
 
 Region::~Region() {
+  populator_.reset();
   {
     const std::lock_guard lock(regionsMutex);
     const auto found = regions().find(reinterpret_cast<uintptr_t>(data_));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "region/populate.h"
 #include "region/registry.h"
 
 namespace kvferry {
@@ -20,8 +21,8 @@ struct RegionShape {
 /** A shared mapping. Batches hold it by shared_ptr, so that it is unmapped only after the last of their I/O. */
 class Region {
  public:
-  /** A new memfd. Throws Error. */
-  static std::shared_ptr<Region> create(const RegionShape& shape);
+  /** A new memfd. `tryHugePages`: of huge pages where the machine has them, and made present in the background. Throws Error. */
+  static std::shared_ptr<Region> create(const RegionShape& shape, bool tryHugePages = false);
   /** A file by its path. Throws Error INVALID_ARGUMENT if it is shorter than the shape. */
   static std::shared_ptr<Region> mapPath(const std::string& path, const RegionShape& shape);
   /** A file by a descriptor, which belongs to the region from now on, even when this throws. */
@@ -37,6 +38,8 @@ class Region {
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   int fd() const { return fd_; }
+  /** Bytes made present in the background so far. */
+  size_t populatedBytes() const { return populator_ ? populator_->doneBytes() : 0; }
   bool gone() const { return entry_->gone.load(std::memory_order_acquire); }
   /** Looks at the file's size too: an I/O call meets missing pages without a SIGBUS. */
   bool checkGone();
@@ -44,6 +47,7 @@ class Region {
 
  private:
   Region(int fd, const RegionShape& shape);
+  static std::shared_ptr<Region> createOn(unsigned memfdFlags, uint64_t pageBytes, const RegionShape& shape);
   void map(uint64_t offset);
 
   int fd_;
@@ -53,6 +57,7 @@ class Region {
   uint8_t* data_ = nullptr;
   size_t bytes_ = 0;
   RegistryEntry* entry_ = nullptr;
+  std::unique_ptr<Populator> populator_;
 };
 
 }  // namespace kvferry

@@ -18,7 +18,7 @@ struct Faulty {
     memory.fill(blockBytes);
   }
   BlockOutcome put(uint32_t number = 1) {
-    return store->store(keyOf(number).data(), memory.data(), nullptr, false, state);
+    return store->store(keyOf(number).data(), memory.data(), nullptr, state);
   }
   BlockOutcome get(uint32_t number = 1) { return store->load(keyOf(number).data(), back.data(), nullptr, state); }
   bool nothingLeft() { return filesIn(options.blocksFolder) == 0 && filesIn(options.tmpFolder) == 0; }
@@ -87,7 +87,7 @@ TEST(o_direct_that_open_refuses_is_not_used) {
   ThreadState state;
   Memory memory(65536);
   memory.fill(1);
-  CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, false, state), kStored);
+  CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, state), kStored);
   options.direct = Direct::On;
   try {
     FileStore::open(options, io);
@@ -137,7 +137,7 @@ TEST(a_write_that_moves_nothing_is_an_error_not_a_loop) {
     int64_t write(int, const iovec*, int, int64_t) override { return 0; }
   } nothing;
   const auto store = FileStore::open(faulty.options, nothing);
-  CHECK_EQ(store->store(keyOf(1).data(), faulty.memory.data(), nullptr, false, faulty.state), failed(Code::Io));
+  CHECK_EQ(store->store(keyOf(1).data(), faulty.memory.data(), nullptr, faulty.state), failed(Code::Io));
   (void)io;
 }
 
@@ -260,10 +260,10 @@ TEST(fsync_is_done_when_asked_for_and_its_errors_count) {
     FileStoreOptions options = faulty.options;
     options.fsync = true;
     const auto store = FileStore::open(options, faulty.io);
-    CHECK_EQ(store->store(keyOf(2).data(), faulty.memory.data(), nullptr, false, faulty.state), kStored);
+    CHECK_EQ(store->store(keyOf(2).data(), faulty.memory.data(), nullptr, faulty.state), kStored);
     CHECK_EQ(faulty.io.synced.load(), 2);  // the file and its folder
     faulty.io.onSync = [] { return -EIO; };
-    CHECK_EQ(store->store(keyOf(3).data(), faulty.memory.data(), nullptr, false, faulty.state), failed(Code::Io));
+    CHECK_EQ(store->store(keyOf(3).data(), faulty.memory.data(), nullptr, faulty.state), failed(Code::Io));
     CHECK(!store->exists(keyOf(3).data()));
   }
 }

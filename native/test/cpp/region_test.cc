@@ -121,14 +121,14 @@ TEST(storing_from_a_truncated_region_fails_and_publishes_nothing) {
       owned.truncate(2 * kRow + 4096);
       Region* const region = owned.region.get();
       // Before the truncation is met, the rows that are there can be stored.
-      CHECK_EQ(store->store(keyOf(1).data(), region->data(), region, false, state), kStored);
-      CHECK_EQ(store->store(keyOf(2).data(), region->data() + 2 * kRow, region, false, state), failed(Code::RegionGone));
-      CHECK_EQ(store->store(keyOf(3).data(), region->data(), region, false, state), failed(Code::RegionGone));
+      CHECK_EQ(store->store(keyOf(1).data(), region->data(), region, state), kStored);
+      CHECK_EQ(store->store(keyOf(2).data(), region->data() + 2 * kRow, region, state), failed(Code::RegionGone));
+      CHECK_EQ(store->store(keyOf(3).data(), region->data(), region, state), failed(Code::RegionGone));
       CHECK(!store->exists(keyOf(2).data()));
       CHECK_EQ(filesIn(options.tmpFolder), 0u);
       // Other regions are as before.
       Owned other;
-      CHECK_EQ(store->store(keyOf(2).data(), other.region->data(), other.region.get(), false, state), kStored);
+      CHECK_EQ(store->store(keyOf(2).data(), other.region->data(), other.region.get(), state), kStored);
     }
   }
 }
@@ -148,7 +148,7 @@ TEST(a_region_truncated_between_checksum_and_write_publishes_nothing) {
       owned.truncate(kRow / 2);
       return 0;
     };
-    CHECK_EQ(store->store(keyOf(1).data(), owned.region->data(), owned.region.get(), false, state),
+    CHECK_EQ(store->store(keyOf(1).data(), owned.region->data(), owned.region.get(), state),
              failed(Code::RegionGone));
     CHECK(!store->exists(keyOf(1).data()));
   }
@@ -175,7 +175,7 @@ TEST(loading_into_a_truncated_region_fails_and_spares_the_file) {
       ThreadState state;
       Memory memory(kRow);
       memory.fill(1);
-      CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, false, state), kStored);
+      CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, state), kStored);
       if (afterRead) {
         io.after = [&] { owned.truncate(100); };
       } else {
@@ -205,7 +205,7 @@ TEST(a_client_that_scribbles_into_its_slot_cannot_condemn_a_file) {
   ThreadState state;
   Memory memory(kRow);
   memory.fill(1);
-  CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, false, state), kStored);
+  CHECK_EQ(store->store(keyOf(1).data(), memory.data(), nullptr, state), kStored);
   io.slot = owned.region->data();
   CHECK_EQ(store->load(keyOf(1).data(), owned.region->data(), owned.region.get(), state), kLoaded);
   CHECK(std::memcmp(owned.region->data(), memory.data(), kRow) == 0);
