@@ -1,88 +1,85 @@
-import { randomUUID } from "node:crypto";
-import { mkdir, open, opendir, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
 import {
   type AuthorContext,
   type AuthorOptions,
   type AuthorScanOptions,
-  abortCode,
   type BatchResult,
   type BlockBatch,
   type KeyBatch,
-  keyAt,
-  keyHex,
-  LookupState,
   OffloadBackend,
-  Outcome,
   type ScanEntry,
   type ScanPage,
-  setOutcome,
-  slotBytes,
-  toKvferryError,
-  uniformResult,
+  type Usage,
 } from "@kvferry/core";
-import { checkConfig, type NvmeConfig } from "./config.js";
+import { type NvmeDriveConfig, resolveDriveConfig, type WorthKeeping } from "./config.js";
+import { type NvmeDrive, openNvmeDrive } from "./drive.js";
 import { nvmeManifest } from "./manifest.js";
+import { RowState, type Shelf, type ShelfUser } from "./shelf.js";
 
-const SUFFIX = ".block";
+export interface NvmeBackendOptions {
+  /** Which blocks outlive the segment that they lie in; default: those that were loaded since they were written, and what comes before them
+   * in their chains. */
+  readonly worth?: WorthKeeping;
+}
 
-/** One file a block: `<root>/<namespace digest>/<key in hex>.block`. */
+/** A drive that is open already and stays so, shared by the backends of all namespaces; or the settings of one that this backend
+ * opens and closes. */
+export type NvmeConfig = NvmeBackendOptions & (NvmeDriveConfig | { readonly drive: NvmeDrive });
+
+/** The blocks of one namespace in the segments of a local drive. It makes room by itself: `onRemoved` tells what it has evicted. */
 export class NvmeBackend extends OffloadBackend {
-  readonly #config: Required<NvmeConfig>;
-  #folder = "";
+  readonly #config: NvmeConfig;
+  #drive: NvmeDrive | undefined;
+  #shelf: Shelf | undefined;
+  readonly #user: ShelfUser;
 
   /** @throws KvferryError CONFIG_INVALID with `context.field`. */
   constructor(config: NvmeConfig) {
     super(nvmeManifest);
-    this.#config = checkConfig(config);
+    if (!("drive" in config)) resolveDriveConfig(config);
+    this.#config = config;
+    this.#user = { worth: config.worth, removed: (keys, reason) => this.announceRemoved(keys, reason) };
   }
 
-  protected override async _open({ namespace }: AuthorContext): Promise<void> {
-    this.#folder = join(this.#config.root, namespace.digestHex);
-    await mkdir(join(this.#folder, "tmp"), { recursive: true });
+  /** Where the blocks lie; undefined before `open`. */
+  get drive(): NvmeDrive | undefined {
+    return this.#drive;
   }
 
-  protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
-    const states = new Uint8Array(keys.count).fill(LookupState.MISS);
-    await this.#each(keys.count, async (i) => {
-      signal?.throwIfAborted();
-      if (await this.#isStored(keyAt(keys, i))) states[i] = LookupState.HIT;
-    });
-    return states;
+  protected override async _open(context: AuthorContext): Promise<void> {
+    const { logger, clock } = context;
+    this.#drive = "drive" in this.#config ? this.#config.drive : await openNvmeDrive(this.#config, { logger, clock });
+    this.#shelf = this.#drive.attach(context, this.#user);
   }
 
-  protected override _store({ keys, region, slots }: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("store", keys.count, options, async (i) => {
-      const key = keyAt(keys, i);
-      if (await this.#isStored(key)) return Outcome.PRESENT;
-      await this.#write(this.#path(key), slotBytes(region, slots[i] as number, this.context.blockBytes));
-      return Outcome.STORED;
-    });
+  protected override async _lookup(keys: KeyBatch): Promise<Uint8Array> {
+    return this.#blocks.lookup(keys);
   }
 
-  protected override _load({ keys, region, slots }: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("load", keys.count, options, async (i) => {
-      const slot = slotBytes(region, slots[i] as number, this.context.blockBytes);
-      return (await this.#read(this.#path(keyAt(keys, i)), slot)) ? Outcome.LOADED : Outcome.MISS;
-    });
+  protected override _lookupNow(keys: KeyBatch): Uint8Array {
+    return this.#blocks.lookup(keys);
   }
 
-  protected override _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("remove", keys.count, options, async (i) => {
-      const gone = await unlessMissing(rm(this.#path(keyAt(keys, i))).then(() => true));
-      return gone ? Outcome.REMOVED : Outcome.MISS;
-    });
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#opened.store(this.#blocks, batch, options);
+  }
+
+  protected override _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#opened.load(this.#blocks, batch, options);
+  }
+
+  protected override _remove(keys: KeyBatch): Promise<BatchResult> {
+    return this.#opened.remove(this.#blocks, keys);
   }
 
   protected override async *_scan({ pageEntriesMax }: AuthorScanOptions): AsyncGenerator<ScanPage> {
+    const { index, paddedBytes } = this.#blocks;
     let page: ScanEntry[] = [];
-    for await (const { name } of await opendir(this.#folder)) {
-      if (!name.endsWith(SUFFIX)) continue;
-      const file = await unlessMissing(stat(join(this.#folder, name)));
-      if (file === undefined) continue; // removed meanwhile
-      const key = new Uint8Array(Buffer.from(name.slice(0, -SUFFIX.length), "hex"));
-      const usedAtMs = Math.max(file.atimeMs, file.mtimeMs);
-      page.push({ key, bytes: file.size, storedAtMs: file.mtimeMs, usedAtMs });
+    // a block that stays keeps its row; rows come and go behind and before this one
+    for (let row = 0; row < index.rowLimit; row++) {
+      if (this.#blocks.state(row) !== RowState.STORED) continue;
+      const storedAtMs = this.#blocks.storedAtMs(row);
+      const usedAtMs = Math.max(storedAtMs, index.lastUseMs(row));
+      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs });
       if (page.length < pageEntriesMax) continue;
       yield page;
       page = [];
@@ -90,91 +87,22 @@ export class NvmeBackend extends OffloadBackend {
     if (page.length > 0) yield page;
   }
 
+  /** Bytes are those of this namespace's blocks, padding included; the capacity is the whole drive's. */
+  protected override async _usage(): Promise<Usage> {
+    const { blocks, paddedBytes } = this.#blocks;
+    return { bytes: blocks * paddedBytes, blocks, capacityBytes: this.#opened.config.capacityBytes };
+  }
+
   protected override async _close(): Promise<void> {
-    // nothing is held between calls
+    this.#shelf?.users.delete(this.#user);
+    if (!("drive" in this.#config)) await this.#drive?.close();
   }
 
-  #path(key: Uint8Array): string {
-    return join(this.#folder, keyHex(key) + SUFFIX);
+  get #blocks(): Shelf {
+    return this.#shelf as Shelf; // set by _open, before any call
   }
 
-  async #isStored(key: Uint8Array): Promise<boolean> {
-    return (await unlessMissing(stat(this.#path(key))))?.size === this.context.blockBytes;
-  }
-
-  /** Under a name that nobody else has, then renamed: no reader ever sees half a block. */
-  async #write(path: string, bytes: Uint8Array): Promise<void> {
-    const temporary = join(this.#folder, "tmp", randomUUID());
-    const file = await open(temporary, "wx");
-    try {
-      await file.writeFile(bytes);
-      await file.close();
-      await rename(temporary, path);
-    } catch (error) {
-      await file.close().catch(() => {});
-      await rm(temporary, { force: true });
-      throw error;
-    }
-  }
-
-  /** False if there is no file, or one that is not a block of this size. */
-  async #read(path: string, slot: Uint8Array): Promise<boolean> {
-    const file = await unlessMissing(open(path, "r"));
-    if (file === undefined) return false;
-    try {
-      if ((await file.stat()).size !== slot.length) return false;
-      let done = 0;
-      while (done < slot.length) {
-        const { bytesRead } = await file.read(slot, done, slot.length - done, done);
-        if (bytesRead === 0) return false;
-        done += bytesRead;
-      }
-      return true;
-    } finally {
-      await file.close();
-    }
-  }
-
-  /** Each key's outcome: what was thrown for a key is that key's failure, and after the abort nothing more is begun. */
-  async #outcomes(
-    operation: string,
-    count: number,
-    { signal }: AuthorOptions,
-    step: (index: number) => Promise<Outcome>,
-  ): Promise<BatchResult> {
-    const result = uniformResult(count, Outcome.FAILED);
-    await this.#each(count, async (i) => {
-      if (signal?.aborted) {
-        setOutcome(result, i, Outcome.FAILED, abortCode(signal));
-        return;
-      }
-      try {
-        setOutcome(result, i, await step(i));
-      } catch (error) {
-        setOutcome(result, i, Outcome.FAILED, toKvferryError(error, operation).code);
-      }
-    });
-    return result;
-  }
-
-  /** Runs a step for each key, a bounded number at once, and waits for all of them, also when one throws: no I/O may outlive the call. */
-  async #each(count: number, step: (index: number) => Promise<void>): Promise<void> {
-    let next = 0;
-    const work = async (): Promise<void> => {
-      while (next < count) await step(next++);
-    };
-    const workers = Array.from({ length: Math.min(count, this.#config.filesMax) }, work);
-    const failed = (await Promise.allSettled(workers)).find(({ status }) => status === "rejected");
-    if (failed !== undefined) await Promise.reject((failed as PromiseRejectedResult).reason);
-  }
-}
-
-/** Undefined where the file does not exist: not being there is an answer, not an error. */
-async function unlessMissing<T>(looking: Promise<T>): Promise<T | undefined> {
-  try {
-    return await looking;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
+  get #opened(): NvmeDrive {
+    return this.#drive as NvmeDrive;
   }
 }

@@ -1,3 +1,4 @@
-export { NvmeBackend } from "./backend.js";
-export type { NvmeConfig } from "./config.js";
+export { NvmeBackend, type NvmeBackendOptions, type NvmeConfig } from "./backend.js";
+export type { NvmeDriveConfig, NvmeDriveHooks, WorthKeeping } from "./config.js";
+export { type NvmeDrive, type NvmeDriveCounters, type NvmeDriveProbe, openNvmeDrive } from "./drive.js";
 export { nvmeManifest } from "./manifest.js";

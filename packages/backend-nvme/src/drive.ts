@@ -1,0 +1,350 @@
+import { mkdir, stat } from "node:fs/promises";
+import {
+  type AuthorContext,
+  type AuthorOptions,
+  type BatchResult,
+  type BlockBatch,
+  type KeyBatch,
+  KvferryError,
+  NO_ROW,
+  Outcome,
+  setOutcome,
+  toKvferryError,
+  uniformResult,
+} from "@kvferry/core";
+import {
+  openSegmentDrive,
+  recordBytes,
+  SEGMENT_DRIVE_HEADER_BYTES,
+  SEGMENT_HEADER_BYTES,
+  type SegmentDrive,
+  type SegmentNamespace,
+  segmentOf,
+  summaryBytes,
+} from "@kvferry/native";
+import { loadBlocks } from "./block-reader.js";
+import { BlockWriter } from "./block-writer.js";
+import {
+  invalid,
+  type NvmeDriveConfig,
+  type NvmeDriveHooks,
+  type ResolvedDriveConfig,
+  resolveDriveConfig,
+  segmentCount,
+} from "./config.js";
+import { Evictor } from "./evictor.js";
+import { META_PAGE_BYTES, shelfName, WEAR } from "./meta-records.js";
+import { recover } from "./recovery.js";
+import { SegmentLog } from "./segment-log.js";
+import { SegmentTable } from "./segment-table.js";
+import { SequenceSource } from "./sequence.js";
+import { RowState, Shelf, type ShelfUser } from "./shelf.js";
+import { UseCounts } from "./use-counts.js";
+import { WearCounter } from "./wear.js";
+
+/** What a drive has done since it was opened, unless a name says otherwise. */
+export interface NvmeDriveCounters {
+  /** Payload of stored blocks, padding included. */
+  readonly bytesWrittenByStores: number;
+  /** Records of blocks that were copied to outlive their segment. */
+  readonly bytesWrittenByReinsertion: number;
+  /** Headers, summaries, and facts about the drive. */
+  readonly bytesWrittenAsMetadata: number;
+  /** All bytes written for each byte stored; 0 before the first. */
+  readonly writeAmplification: number;
+  /** Through restarts. */
+  readonly bytesWrittenLast24Hours: number;
+  /** Since the drive was made. */
+  readonly bytesWrittenEver: number;
+  /** What may still be written in these 24 hours; Infinity without a budget. */
+  readonly wearBudgetLeftBytes: number;
+  readonly blocksDroppedByWearBudget: number;
+  readonly segmentsEvicted: number;
+  readonly segmentsDiscarded: number;
+  readonly blocksEvicted: number;
+  readonly blocksReinserted: number;
+  readonly blocksCorrupt: number;
+  /** All namespaces together, now. */
+  readonly blocks: number;
+  readonly segmentsFree: number;
+  /** Bytes of memory for the index. */
+  readonly indexBytes: number;
+}
+
+/** How a drive does its I/O, as its probes have found. */
+export interface NvmeDriveProbe {
+  readonly engine: "io_uring" | "threads";
+  /** Why it is not io_uring, where it is not. */
+  readonly engineReason: string | undefined;
+  readonly direct: boolean;
+  readonly preallocated: boolean;
+  readonly segments: number;
+  readonly segmentBytes: number;
+  /** Bytes of the file, or of the part of the device that is used: exactly so many, always. */
+  readonly driveBytes: number;
+}
+
+/** Opens the drive at a path, making it where there is none, and rebuilds the index of what it holds.
+ * @throws KvferryError CONFIG_INVALID for settings that make no sense or do not fit what is there; BUSY when another process has it open;
+ * NO_SPACE, PERMISSION, READ_ONLY, UNSUPPORTED, IO. */
+export async function openNvmeDrive(config: NvmeDriveConfig, hooks?: NvmeDriveHooks): Promise<NvmeDrive> {
+  const resolved = resolveDriveConfig(config, hooks);
+  const drive = await openNative(resolved);
+  try {
+    const opened = new NvmeDrive(resolved, drive);
+    await opened.recover();
+    return opened;
+  } catch (thrown) {
+    await drive.close();
+    throw toKvferryError(thrown, "open", { path: config.path });
+  }
+}
+
+/** Blocks of any number of namespaces on one drive, in a log of segments that is never larger than its capacity. Made by `openNvmeDrive`; used
+ * through one `NvmeBackend` for each namespace. */
+export class NvmeDrive {
+  readonly config: ResolvedDriveConfig;
+  readonly #drive: SegmentDrive;
+  readonly #table: SegmentTable;
+  readonly #sequences: SequenceSource;
+  readonly #wear: WearCounter;
+  readonly #reading: UseCounts;
+  readonly #log: SegmentLog;
+  readonly #writer: BlockWriter;
+  readonly #evictor: Evictor;
+  readonly #shelves: Shelf[] = [];
+  readonly #shelfByName: Map<string, Shelf> = new Map();
+  readonly #noting: Set<Promise<void>> = new Set();
+  #blocksCorrupt = 0;
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(config: ResolvedDriveConfig, drive: SegmentDrive) {
+    const { logger, clock } = config;
+    this.config = config;
+    this.#drive = drive;
+    this.#table = new SegmentTable(drive.segments);
+    this.#sequences = new SequenceSource(clock);
+    this.#wear = new WearCounter(config.dailyWriteBytesMax);
+    this.#reading = new UseCounts(drive.segments);
+    const hooks = {
+      opened: () => this.#noteWear(),
+      starved: () => this.#evictor.poke(),
+      writing: (bytes: number) => this.#wear.add("metadata", bytes, clock.nowMs()),
+    };
+    this.#log = new SegmentLog(drive, this.#table, this.#sequences, hooks, logger);
+    const parts = { drive, table: this.#table, log: this.#log, wear: this.#wear, clock };
+    this.#writer = new BlockWriter(parts);
+    const shelfOf = (id: number) => this.#shelves[id];
+    const largestRecordBytes = () => this.#largestRecordBytes();
+    this.#evictor = new Evictor({ ...parts, reading: this.#reading, logger, shelfOf, largestRecordBytes });
+  }
+
+  get probe(): NvmeDriveProbe {
+    const { engine, engineReason, direct, preallocated, segments, segmentBytes } = this.#drive;
+    const driveBytes = SEGMENT_DRIVE_HEADER_BYTES + segments * segmentBytes;
+    return { engine, engineReason, direct, preallocated, segments, segmentBytes, driveBytes };
+  }
+
+  counters(): NvmeDriveCounters {
+    const { stores, reinsertion, metadata } = this.#wear.written;
+    const nowMs = this.config.clock.nowMs();
+    let indexBytes = this.#table.memoryBytes;
+    for (const shelf of this.#shelves) indexBytes += shelf.memoryBytes;
+    return {
+      bytesWrittenByStores: stores,
+      bytesWrittenByReinsertion: reinsertion,
+      bytesWrittenAsMetadata: metadata,
+      writeAmplification: stores === 0 ? 0 : (stores + reinsertion + metadata) / stores,
+      bytesWrittenLast24Hours: this.#wear.lastDayBytes(nowMs),
+      bytesWrittenEver: this.#wear.everBytes,
+      wearBudgetLeftBytes: this.#wear.leftBytes(nowMs),
+      blocksDroppedByWearBudget: this.#writer.blocksDroppedByBudget,
+      ...this.#evictor.counters,
+      blocksCorrupt: this.#blocksCorrupt,
+      blocks: this.#shelves.reduce((sum, { blocks }) => sum + blocks, 0),
+      segmentsFree: this.#table.freeCount,
+      indexBytes,
+    };
+  }
+
+  /** Ends what is going on in the background and lets others have the drive. Backends that use it are closed before. May be called twice. */
+  close(): Promise<void> {
+    this.#closing ??= this.#runClose();
+    return this.#closing;
+  }
+
+  /** @internal */
+  async recover(): Promise<void> {
+    const { logger } = this.config;
+    const started = performance.now();
+    const unsealed = await recover({
+      drive: this.#drive,
+      table: this.#table,
+      sequences: this.#sequences,
+      wear: this.#wear,
+      logger,
+      shelfFor: (namespace) => this.#shelfFor(namespace),
+    });
+    this.#log.resume(unsealed);
+    const { blocks, segmentsFree } = this.counters();
+    const ms = Math.round(performance.now() - started);
+    logger.info({ path: this.config.path, ...this.probe, blocks, segmentsFree, ms }, "the drive is open");
+  }
+
+  /** The shelf of a backend's namespace, from now on with this user.
+   * @internal
+   * @throws KvferryError CONFIG_INVALID if a block does not fit into a segment. */
+  attach({ namespace, keyBytes, blockBytes }: AuthorContext, user: ShelfUser): Shelf {
+    const identity = { namespaceDigest: namespace.digest, keyBytes, blockBytes };
+    const needed = emptySegmentBytes(identity);
+    const { segmentBytes } = this.#drive;
+    if (needed > segmentBytes) {
+      const { capacityBytes } = this.config;
+      throw invalid(
+        "segmentBytes",
+        `of ${segmentBytes} is too small for blocks of ${blockBytes} bytes: it must be at least ${needed}; a drive that exists keeps its segmentBytes, so begin a new one`,
+        { segmentBytes, blockBytes, capacityBytes, path: this.config.path },
+      );
+    }
+    const shelf = this.#shelfFor(identity);
+    shelf.users.add(user);
+    return shelf;
+  }
+
+  /** @internal */
+  store(shelf: Shelf, batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#writer.store(shelf, batch, options);
+  }
+
+  /** @internal */
+  load(shelf: Shelf, batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const damaged = (of: Shelf, rows: readonly number[]) => this.#dropDamaged(of, rows);
+    const parts = { drive: this.#drive, reading: this.#reading, clock: this.config.clock, damaged };
+    return loadBlocks(parts, shelf, batch, options);
+  }
+
+  /** Removes what is there; what is being stored meanwhile is not. A key whose removal could not be written down is FAILED: it
+   * cannot be loaded any more, but may be back after a restart.
+   * @internal */
+  async remove(shelf: Shelf, keys: KeyBatch): Promise<BatchResult> {
+    const result = uniformResult(keys.count, Outcome.MISS);
+    const found = shelf.find(keys);
+    const positionOf = new Map<number, number>(); // of each row, the first
+    for (let i = 0; i < keys.count; i++) {
+      const row = found[i] as number;
+      if (row === NO_ROW || shelf.state(row) !== RowState.STORED || positionOf.has(row)) continue;
+      positionOf.set(row, i);
+    }
+    if (positionOf.size === 0) return result;
+    const removed = this.#drop(shelf, [...positionOf.keys()]);
+    let outcome: Outcome = Outcome.REMOVED;
+    let code: KvferryError["code"] | undefined;
+    try {
+      await this.#writer.writeTombstones(shelf, removed);
+    } catch (thrown) {
+      [outcome, code] = [Outcome.FAILED, toKvferryError(thrown, "remove").code];
+    }
+    for (const i of positionOf.values()) setOutcome(result, i, outcome, code);
+    return result;
+  }
+
+  #shelfFor(namespace: SegmentNamespace): Shelf {
+    const name = shelfName(namespace);
+    let shelf = this.#shelfByName.get(name);
+    if (shelf === undefined) {
+      shelf = new Shelf(this.#shelves.length, namespace);
+      this.#shelves.push(shelf);
+      this.#shelfByName.set(name, shelf);
+    }
+    return shelf;
+  }
+
+  /** Takes rows away; their keys. */
+  #drop(shelf: Shelf, rows: readonly number[]): KeyBatch {
+    const keys = shelf.index.keysOf(rows);
+    for (const row of rows) {
+      this.#table.dropEntry(segmentOf(shelf.offset4k(row), this.#drive.segmentBytes));
+      shelf.drop(row);
+    }
+    return keys;
+  }
+
+  #dropDamaged(shelf: Shelf, rows: readonly number[]): void {
+    const { logger, path } = this.config;
+    const keys = this.#drop(shelf, rows);
+    this.#blocksCorrupt += rows.length;
+    logger.warn({ path, blocks: rows.length }, "damaged blocks were found and dropped");
+    shelf.announce(keys, "corrupt");
+    this.#note(this.#writer.writeTombstones(shelf, keys), "damaged blocks may be found again after a restart");
+  }
+
+  #noteWear(): void {
+    this.#note(this.#writer.writeWear(), "the count of bytes written in the last day could not be written down");
+  }
+
+  /** Goes on in the background until `close`. */
+  #note(writing: Promise<void>, failure: string): void {
+    const { logger, path } = this.config;
+    const noting = writing
+      .catch((err: unknown) => logger.warn({ err, path }, failure))
+      .finally(() => this.#noting.delete(noting));
+    this.#noting.add(noting);
+  }
+
+  #largestRecordBytes(): number {
+    let bytes = 0;
+    for (const { namespace, users } of this.#shelves) {
+      if (users.size > 0) bytes = Math.max(bytes, emptySegmentBytes(namespace));
+    }
+    return bytes;
+  }
+
+  async #runClose(): Promise<void> {
+    await this.#evictor.stop();
+    if (this.#table.segments > this.#table.freeCount) this.#noteWear();
+    const closing = this.#log.close();
+    while (this.#noting.size > 0) await Promise.all(this.#noting);
+    await closing;
+    await this.#drive.close();
+  }
+}
+
+/** What an empty segment must have for one block of a namespace, with all that goes with it. */
+function emptySegmentBytes({ keyBytes, blockBytes }: SegmentNamespace): number {
+  const wear = recordBytes(1, META_PAGE_BYTES, WEAR.keyBytes);
+  const summary = summaryBytes(2, 2, keyBytes + WEAR.keyBytes);
+  return SEGMENT_HEADER_BYTES + wear + recordBytes(1, blockBytes, keyBytes) + summary;
+}
+
+async function openNative(config: ResolvedDriveConfig): Promise<SegmentDrive> {
+  const { path, capacityBytes, direct, ioUring, queueDepth, fileMode, folderMode } = config;
+  try {
+    const isDevice = (await stat(path).catch(() => undefined))?.isBlockDevice() ?? false;
+    if (!isDevice) await mkdir(path, { recursive: true, mode: folderMode });
+    const segmentBytes = config.segmentBytes ?? config.segmentBytesDefault;
+    const segments = segmentCount(capacityBytes, segmentBytes);
+    return await openSegmentDrive({
+      ...{ path, segmentBytes, segments, direct, ioUring, fileMode },
+      ...(queueDepth === undefined ? {} : { queueDepth }),
+    });
+  } catch (thrown) {
+    throw explained(toKvferryError(thrown, "open", { path }), config);
+  }
+}
+
+/** The same error with words that name the setting and what helps. */
+function explained(error: KvferryError, { path, capacityBytes }: ResolvedDriveConfig): KvferryError {
+  const help: Partial<Record<KvferryError["code"], string>> = {
+    BUSY: "one process uses a drive at a time: give each server a path of its own, or end the other one",
+    PERMISSION: "the process must be allowed to read and write there: check owner and mode",
+    READ_ONLY: "it is mounted read-only",
+  };
+  const hint = help[error.code];
+  if (hint === undefined) return error;
+  return new KvferryError(error.code, `nvme backend: ${path}: ${hint} (${error.message})`, {
+    operation: "open",
+    context: { ...error.context, path, capacityBytes },
+    cause: error,
+  });
+}

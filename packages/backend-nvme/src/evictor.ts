@@ -1,0 +1,241 @@
+import { type Clock, type Logger, Outcome } from "@kvferry/core";
+import {
+  createRegion,
+  driveOffset4k,
+  type MappedRegion,
+  payloadOffset,
+  recordBytes,
+  type SegmentDrive,
+  segmentOf,
+} from "@kvferry/native";
+import { REINSERTED_SHARE_MAX } from "./config.js";
+import { chooseKept, type KeptRows } from "./reinsertion.js";
+import type { Room, SegmentLog } from "./segment-log.js";
+import { SegmentState, type SegmentTable } from "./segment-table.js";
+import { RowState, type Shelf } from "./shelf.js";
+import type { UseCounts } from "./use-counts.js";
+import type { WearCounter } from "./wear.js";
+
+/** Segments that are kept free, so that a store seldom waits for room. */
+const SEGMENTS_FREE_MIN = 1;
+/** Memory for blocks that are being copied, at most, but one block always fits. */
+const STAGING_BYTES_MAX = 16 * 1024 * 1024;
+
+/** A record of blocks to be copied: room is taken before anything is read, so that stores do not take it meanwhile. */
+interface Copy {
+  readonly shelf: Shelf;
+  readonly rows: readonly number[];
+  /** Where each lay when the room was taken. */
+  readonly offsets4k: Uint32Array;
+  readonly room: Room;
+}
+
+export interface EvictorParts {
+  readonly drive: SegmentDrive;
+  readonly table: SegmentTable;
+  readonly log: SegmentLog;
+  readonly reading: UseCounts;
+  readonly wear: WearCounter;
+  readonly logger: Logger;
+  readonly clock: Clock;
+  shelfOf(id: number): Shelf | undefined;
+  /** Bytes that the largest record of one block takes, of all namespaces in use: a store must find that much in an empty segment. */
+  largestRecordBytes(): number;
+}
+
+export interface EvictorCounters {
+  readonly segmentsEvicted: number;
+  readonly blocksEvicted: number;
+  readonly blocksReinserted: number;
+  readonly segmentsDiscarded: number;
+}
+
+/** Makes room: gives up whole segments, oldest first, after copying what is worth it. One at a time. */
+export class Evictor {
+  readonly #parts: EvictorParts;
+  #running: Promise<void> | undefined;
+  #staging: MappedRegion | undefined;
+  #stopped = false;
+  #segmentsEvicted = 0;
+  #blocksEvicted = 0;
+  #blocksReinserted = 0;
+  #segmentsDiscarded = 0;
+
+  constructor(parts: EvictorParts) {
+    this.#parts = parts;
+  }
+
+  get counters(): EvictorCounters {
+    return {
+      segmentsEvicted: this.#segmentsEvicted,
+      blocksEvicted: this.#blocksEvicted,
+      blocksReinserted: this.#blocksReinserted,
+      segmentsDiscarded: this.#segmentsDiscarded,
+    };
+  }
+
+  /** Begins to make room if there is too little, and if that can be done now. */
+  poke(): void {
+    if (this.#running !== undefined || this.#stopped) return;
+    const { table, logger } = this.#parts;
+    if (table.freeCount >= SEGMENTS_FREE_MIN) return;
+    const victim = table.victim();
+    if (victim === undefined) return; // when one has been sealed, this is called again
+    this.#running = this.#evict(victim)
+      .catch((err: unknown) => logger.error({ err, segment: victim }, "a segment could not be given up"))
+      .finally(() => {
+        this.#running = undefined;
+        this.poke();
+      });
+  }
+
+  /** Settles when nothing is being evicted; nothing is begun any more. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    await this.#running;
+    this.#staging?.close();
+    this.#staging = undefined;
+  }
+
+  async #evict(segment: number): Promise<void> {
+    const { table, log, drive, reading, logger } = this.#parts;
+    table.state[segment] = SegmentState.EVICTING;
+    for (const copy of this.#plan(segment)) {
+      try {
+        await this.#copy(copy);
+      } catch (err) {
+        logger.warn({ err, segment }, "blocks worth keeping could not be copied");
+      } finally {
+        log.release(copy.room);
+      }
+    }
+    this.#dropRest(segment);
+    await reading.idle(segment); // whoever is reading has come before; nobody can come any more
+    try {
+      await drive.discard(segment);
+      this.#segmentsDiscarded++;
+    } catch (err) {
+      logger.warn({ err, segment }, "the room of a segment could not be given back to the drive");
+    }
+    this.#segmentsEvicted++;
+    table.release(segment);
+    log.changed();
+  }
+
+  /** Chooses what to copy and takes room for it, all in one turn. */
+  #plan(segment: number): Copy[] {
+    const { log, drive, wear, clock, largestRecordBytes } = this.#parts;
+    const bytesMax = Math.min(
+      drive.segmentBytes * REINSERTED_SHARE_MAX,
+      drive.segmentBytes - largestRecordBytes(),
+      wear.leftBytes(clock.nowMs()),
+    );
+    const copies: Copy[] = [];
+    for (const { shelf, rows } of this.#chosen(segment, bytesMax)) {
+      const perRecord = Math.max(1, Math.floor(STAGING_BYTES_MAX / shelf.paddedBytes));
+      for (let at = 0; at < rows.length; ) {
+        const room = log.tryReserve(shelf.namespace, Math.min(perRecord, rows.length - at));
+        if (room === undefined) break; // of no use to wait for: it would be room that this very segment makes
+        const part = rows.slice(at, at + room.blocks);
+        copies.push({ shelf, room, rows: part, offsets4k: Uint32Array.from(part, (row) => shelf.offset4k(row)) });
+        at += room.blocks;
+      }
+    }
+    return copies;
+  }
+
+  #chosen(segment: number, bytesMax: number): KeptRows[] {
+    const { table, shelfOf, logger } = this.#parts;
+    if (bytesMax <= 0) return [];
+    try {
+      return chooseKept(table, segment, shelfOf, bytesMax);
+    } catch (err) {
+      logger.error({ err, segment }, "could not tell which blocks are worth keeping"); // a hook has thrown
+      return [];
+    }
+  }
+
+  /** Reads blocks and appends those that verify. */
+  async #copy({ shelf, rows, offsets4k, room }: Copy): Promise<void> {
+    const { drive, wear, clock } = this.#parts;
+    const { namespace } = shelf;
+    const present = [...rows.keys()].filter((i) => shelf.isAt(rows[i] as number, offsets4k[i] as number));
+    if (present.length === 0) return;
+    const at = Uint32Array.from(present, (i) => offsets4k[i] as number);
+    const checksums = Uint32Array.from(present, (i) => shelf.checksum(rows[i] as number));
+    const keys = shelf.index.keysOf(present.map((i) => rows[i] as number));
+    const memory = {
+      memory: this.#stagingFor(shelf, present.length),
+      rowBytes: shelf.paddedBytes,
+      priority: "store",
+    } as const;
+    const slots = Uint32Array.from(present, (_, slot) => slot);
+    const read = await drive.read({ ...namespace, ...memory, keys: keys.bytes, offsets4k: at, checksums, slots });
+    const good = slots.filter((slot) => read.outcomes[slot] === Outcome.LOADED);
+    if (good.length === 0) return;
+    const goodKeys = good.length === present.length ? keys.bytes : pick(keys.bytes, keys.stride, good);
+    wear.add("reinsertion", recordBytes(good.length, namespace.blockBytes, namespace.keyBytes), clock.nowMs());
+    const appended = await drive.append({ ...namespace, ...memory, ...room, keys: goodKeys, slots: good });
+    this.#relocate(shelf, room, good, (i) => {
+      const slot = good[i] as number;
+      const row = rows[present[slot] as number] as number;
+      const whole = appended.outcomes[i] === Outcome.STORED && appended.checksums[i] === checksums[slot];
+      return whole && shelf.isAt(row, at[slot] as number) ? row : undefined;
+    });
+  }
+
+  /** From now on the copies count. */
+  #relocate(shelf: Shelf, room: Room, good: Uint32Array, rowOf: (index: number) => number | undefined): void {
+    const { table, drive } = this.#parts;
+    const { blockBytes, keyBytes } = shelf.namespace;
+    for (let i = 0; i < good.length; i++) {
+      const row = rowOf(i);
+      if (row === undefined) continue;
+      const offset = room.offset + payloadOffset(i, good.length, blockBytes, keyBytes);
+      const offset4k = driveOffset4k(room.segment, offset, drive.segmentBytes);
+      table.dropEntry(segmentOf(shelf.offset4k(row), drive.segmentBytes));
+      shelf.move(row, offset4k);
+      table.addEntry(room.segment, shelf.id, row, offset4k);
+      this.#blocksReinserted++;
+    }
+  }
+
+  /** What still counts in a segment is there no more. */
+  #dropRest(segment: number): void {
+    const { table, shelfOf } = this.#parts;
+    const byShelf = new Map<Shelf, number[]>();
+    table.forEachEntry(segment, (id, row, offset4k) => {
+      const shelf = shelfOf(id);
+      if (shelf === undefined || shelf.state(row) !== RowState.STORED || !shelf.isAt(row, offset4k)) return;
+      const rows = byShelf.get(shelf);
+      if (rows === undefined) byShelf.set(shelf, [row]);
+      else rows.push(row);
+    });
+    for (const [shelf, rows] of byShelf) {
+      const keys = shelf.index.keysOf(rows);
+      for (const row of rows) shelf.drop(row);
+      this.#blocksEvicted += rows.length;
+      shelf.announce(keys, "evicted");
+    }
+  }
+
+  #stagingFor(shelf: Shelf, blocks: number): Uint8Array {
+    const needed = blocks * shelf.paddedBytes;
+    if (this.#staging === undefined || this.#staging.mappedBytes < needed) {
+      this.#staging?.close();
+      const bytes = Math.max(STAGING_BYTES_MAX, needed);
+      this.#staging = createRegion({ rows: 1, rowBytes: bytes });
+    }
+    return this.#staging.bytes;
+  }
+}
+
+/** The keys of a packed batch at some positions. */
+function pick(keys: Uint8Array, keyBytes: number, positions: Uint32Array): Uint8Array {
+  const picked = new Uint8Array(positions.length * keyBytes);
+  for (let i = 0; i < positions.length; i++) {
+    const at = (positions[i] as number) * keyBytes;
+    picked.set(keys.subarray(at, at + keyBytes), i * keyBytes);
+  }
+  return picked;
+}

@@ -1,0 +1,7 @@
+import type { NamespaceFields } from "@kvferry/core";
+
+export const KEY_BYTES: number;
+export const namespaceFields: NamespaceFields;
+export function makeKeys(first: number, count: number): Uint8Array;
+export function numberOf(key: Uint8Array): number;
+export function fillBlock(bytes: Uint8Array, number: number): void;
