@@ -2,8 +2,9 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename } from "node:path";
 import { defineConfig } from "vitest/config";
 
-/** Workspace packages resolve to their TypeScript sources under this condition, so tests need no build. */
-const conditions = ["kvferry-source", "module", "node", "development|production"];
+/** Workspace packages resolve to their TypeScript sources under the first condition, so tests need no build. Not "module", which Vite has by
+ * default: what packages have there is for bundlers, and Node cannot import all of it (the AWS SDK's). */
+const conditions = ["kvferry-source", "node", "development|production"];
 
 const folders = [
   ...readdirSync("packages").map((name) => `packages/${name}`),

@@ -1,6 +1,5 @@
-import { randomUUID } from "node:crypto";
-import { mkdir, open, opendir, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { randomBytes } from "node:crypto";
+import { hostname } from "node:os";
 import {
   type AuthorContext,
   type AuthorOptions,
@@ -8,173 +7,436 @@ import {
   abortCode,
   type BatchResult,
   type BlockBatch,
+  type ErrorCode,
   type KeyBatch,
   keyAt,
-  keyHex,
   LookupState,
   OffloadBackend,
   Outcome,
+  packKeys,
   type ScanEntry,
   type ScanPage,
   setOutcome,
   slotBytes,
+  storedBlockBytes,
   toKvferryError,
+  type Usage,
   uniformResult,
 } from "@kvferry/core";
-import { checkConfig, type S3Config } from "./config.js";
+import { Background, untilAborted } from "./background.js";
+import { type RunningChecksum, runningChecksum } from "./checksum.js";
+import { type ResolvedS3Config, resolveConfig, type S3Config } from "./config.js";
+import { KnownKeys, keyText } from "./known-keys.js";
+import { listObjects } from "./listing.js";
+import { loadBlock } from "./load-block.js";
+import { LookupPlan } from "./lookup.js";
 import { s3Manifest } from "./manifest.js";
+import { ObjectNames } from "./names.js";
+import { abortLeftovers, describeAndProbe } from "./open-checks.js";
+import { quarantineBlock } from "./quarantine.js";
+import { BlockRemover } from "./remove-blocks.js";
+import { type RequestOptions, S3Requests } from "./requests.js";
+import { storeBlock } from "./store-block.js";
 
-const SUFFIX = ".block";
+/** What became of one key. */
+type Answer = readonly [outcome: Outcome, code?: ErrorCode | undefined];
 
-/** One file a block: `<root>/<namespace digest>/<key in hex>.block`. */
+/** What an open backend has. */
+interface Opened {
+  readonly names: ObjectNames;
+  readonly requests: S3Requests;
+  readonly known: KnownKeys;
+  readonly remover: BlockRemover;
+  readonly checksum: RunningChecksum;
+  readonly conditional: boolean;
+}
+
+/** One object a block in an S3 bucket; docs/s3.md. */
 export class S3Backend extends OffloadBackend {
-  readonly #config: Required<S3Config>;
-  #folder = "";
+  readonly #config: ResolvedS3Config;
+  readonly #stopping: AbortController = new AbortController();
+  readonly #background: Background = new Background();
+  readonly #writer: string = `${hostname().slice(0, 32)}-${process.pid}-${randomBytes(6).toString("hex")}`;
+  #requests: S3Requests | undefined;
+  #opened: Opened | undefined;
+  #listing: Promise<void> | undefined;
+  #listedAtMs = Number.NEGATIVE_INFINITY;
+  /** Blocks of loads and stores under way and waiting. */
+  #queued = 0;
 
   /** @throws KvferryError CONFIG_INVALID with `context.field`. */
   constructor(config: S3Config) {
     super(s3Manifest);
-    this.#config = checkConfig(config);
+    this.#config = resolveConfig(config);
   }
 
-  protected override async _open({ namespace }: AuthorContext): Promise<void> {
-    this.#folder = join(this.#config.root, namespace.digestHex);
-    await mkdir(join(this.#folder, "tmp"), { recursive: true });
+  /** Whether the storage was found to honour If-None-Match; undefined before open. */
+  get conditional(): boolean | undefined {
+    return this.#opened?.conditional;
   }
 
-  protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
-    const states = new Uint8Array(keys.count).fill(LookupState.MISS);
-    await this.#each(keys.count, async (i) => {
-      signal?.throwIfAborted();
-      if (await this.#isStored(keyAt(keys, i))) states[i] = LookupState.HIT;
-    });
+  /** Requests on their way, and those that wait for their turn. */
+  get requests(): { readonly running: number; readonly waiting: number } {
+    const { running = 0, waiting = 0 } = this.#requests?.gate ?? {};
+    return { running, waiting };
+  }
+
+  protected override async _open(context: AuthorContext): Promise<void> {
+    const { prefix, missTtlMs, uploadLeftoverMs } = this.#config;
+    const requests = new S3Requests(this.#config);
+    this.#requests = requests;
+    const names = new ObjectNames(prefix, context.namespace, context.keyBytes);
+    const options: RequestOptions = { signal: context.signal, priority: "load" };
+    const conditional = await describeAndProbe(requests, names, context, options);
+    this.#opened = {
+      ...{ names, requests, conditional },
+      known: new KnownKeys(context.keyBytes, missTtlMs, () => context.clock.monotonicMs()),
+      remover: new BlockRemover(requests),
+      checksum: runningChecksum(),
+    };
+    await untilAborted(this.#beginListing(context), context.signal);
+    const leftovers = { olderThanMs: uploadLeftoverMs, context };
+    const inBackground: RequestOptions = { signal: this.#stopping.signal, priority: "store" };
+    void this.#background.start(() => abortLeftovers(requests, names, leftovers, inBackground));
+  }
+
+  protected override async _lookup(keys: KeyBatch, options: AuthorOptions): Promise<Uint8Array> {
+    const { known } = this.#live;
+    if (known.complete) {
+      const plan = new LookupPlan(keys, known);
+      for (let ask = plan.next(); ask.length > 0; ask = plan.next()) await this.#ask(keys, ask, plan.states, options);
+      return plan.states;
+    }
+    const states = new Uint8Array(keys.count);
+    if (known.lookup(keys, states) === 0) return states;
+    const ask: number[] = [];
+    for (let i = 0; i < keys.count; i++) {
+      if (states[i] === LookupState.MISS && !known.isMiss(keyAt(keys, i))) ask.push(i);
+    }
+    await this.#ask(keys, ask, states, options);
     return states;
   }
 
-  protected override _store({ keys, region, slots }: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("store", keys.count, options, async (i) => {
-      const key = keyAt(keys, i);
-      if (await this.#isStored(key)) return Outcome.PRESENT;
-      await this.#write(this.#path(key), slotBytes(region, slots[i] as number, this.context.blockBytes));
-      return Outcome.STORED;
-    });
-  }
-
-  protected override _load({ keys, region, slots }: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("load", keys.count, options, async (i) => {
-      const slot = slotBytes(region, slots[i] as number, this.context.blockBytes);
-      return (await this.#read(this.#path(keyAt(keys, i)), slot)) ? Outcome.LOADED : Outcome.MISS;
-    });
-  }
-
-  protected override _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#outcomes("remove", keys.count, options, async (i) => {
-      const gone = await unlessMissing(rm(this.#path(keyAt(keys, i))).then(() => true));
-      return gone ? Outcome.REMOVED : Outcome.MISS;
-    });
-  }
-
-  protected override async *_scan({ pageEntriesMax }: AuthorScanOptions): AsyncGenerator<ScanPage> {
-    let page: ScanEntry[] = [];
-    for await (const { name } of await opendir(this.#folder)) {
-      if (!name.endsWith(SUFFIX)) continue;
-      const file = await unlessMissing(stat(join(this.#folder, name)));
-      if (file === undefined) continue; // removed meanwhile
-      const key = new Uint8Array(Buffer.from(name.slice(0, -SUFFIX.length), "hex"));
-      const usedAtMs = Math.max(file.atimeMs, file.mtimeMs);
-      page.push({ key, bytes: file.size, storedAtMs: file.mtimeMs, usedAtMs });
-      if (page.length < pageEntriesMax) continue;
-      yield page;
-      page = [];
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    const { known } = this.#live;
+    if (!known.complete) {
+      const states = new Uint8Array(keys.count);
+      return known.lookup(keys, states) === 0 ? states : undefined;
     }
-    if (page.length > 0) yield page;
+    const plan = new LookupPlan(keys, known);
+    return plan.next().length === 0 ? plan.states : undefined;
   }
 
-  protected override async _close(): Promise<void> {
-    // nothing is held between calls
-  }
-
-  #path(key: Uint8Array): string {
-    return join(this.#folder, keyHex(key) + SUFFIX);
-  }
-
-  async #isStored(key: Uint8Array): Promise<boolean> {
-    return (await unlessMissing(stat(this.#path(key))))?.size === this.context.blockBytes;
-  }
-
-  /** Under a name that nobody else has, then renamed: no reader ever sees half a block. */
-  async #write(path: string, bytes: Uint8Array): Promise<void> {
-    const temporary = join(this.#folder, "tmp", randomUUID());
-    const file = await open(temporary, "wx");
-    try {
-      await file.writeFile(bytes);
-      await file.close();
-      await rename(temporary, path);
-    } catch (error) {
-      await file.close().catch(() => {});
-      await rm(temporary, { force: true });
-      throw error;
-    }
-  }
-
-  /** False if there is no file, or one that is not a block of this size. */
-  async #read(path: string, slot: Uint8Array): Promise<boolean> {
-    const file = await unlessMissing(open(path, "r"));
-    if (file === undefined) return false;
-    try {
-      if ((await file.stat()).size !== slot.length) return false;
-      let done = 0;
-      while (done < slot.length) {
-        const { bytesRead } = await file.read(slot, done, slot.length - done, done);
-        if (bytesRead === 0) return false;
-        done += bytesRead;
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const twins = firstOfEqual(batch.keys);
+    return this.#moving("store", batch.keys, options, async (i) => {
+      const first = twins.get(i);
+      return first === undefined ? this.#storeOne(batch, i, options) : undefined;
+    }).then((result) => {
+      for (const [i, first] of twins) {
+        const outcome = result.outcomes[first] as number;
+        result.outcomes[i] = outcome === Outcome.STORED ? Outcome.PRESENT : outcome;
+        result.codes[i] = result.codes[first] as number;
       }
-      return true;
+      return result;
+    });
+  }
+
+  protected override _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#moving("load", batch.keys, options, (i) => this.#loadOne(batch, i, options));
+  }
+
+  protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+    const { known, names, remover } = this.#live;
+    const result = uniformResult(keys.count, Outcome.MISS);
+    const twins = firstOfEqual(keys);
+    const positions = Array.from({ length: keys.count }, (_, i) => i).filter((i) => !twins.has(i));
+    const there: number[] = [];
+    const unknown = positions.filter((i) => !known.has(keyAt(keys, i)));
+    const failures = new Map<number, unknown>();
+    known.removals++;
+    try {
+      const found = new Set(await this.#existing(keys, unknown, options, failures));
+      for (const i of positions) if (found.has(i) || known.has(keyAt(keys, i))) there.push(i);
+      const errors = await remover.remove(
+        there.map((i) => names.block(keyAt(keys, i))),
+        requestOptions(options),
+      );
+      for (const i of there) {
+        const key = keyAt(keys, i);
+        const error = errors.get(names.block(key));
+        if (error !== undefined) failures.set(i, error);
+        else {
+          known.delete(key);
+          setOutcome(result, i, Outcome.REMOVED);
+        }
+      }
     } finally {
-      await file.close();
+      known.removals++;
     }
-  }
-
-  /** Each key's outcome: what was thrown for a key is that key's failure, and after the abort nothing more is begun. */
-  async #outcomes(
-    operation: string,
-    count: number,
-    { signal }: AuthorOptions,
-    step: (index: number) => Promise<Outcome>,
-  ): Promise<BatchResult> {
-    const result = uniformResult(count, Outcome.FAILED);
-    await this.#each(count, async (i) => {
-      if (signal?.aborted) {
-        setOutcome(result, i, Outcome.FAILED, abortCode(signal));
-        return;
-      }
-      try {
-        setOutcome(result, i, await step(i));
-      } catch (error) {
-        setOutcome(result, i, Outcome.FAILED, toKvferryError(error, operation).code);
-      }
-    });
+    for (const [i, error] of failures) setOutcome(result, i, Outcome.FAILED, this.#codeOf(error, "remove", options));
     return result;
   }
 
-  /** Runs a step for each key, a bounded number at once, and waits for all of them, also when one throws: no I/O may outlive the call. */
+  protected override async *_scan({ pageEntriesMax, signal }: AuthorScanOptions): AsyncGenerator<ScanPage> {
+    for await (const entries of this.#blocks({ signal, priority: "store" })) {
+      for (let at = 0; at < entries.length; at += pageEntriesMax) yield entries.slice(at, at + pageEntriesMax);
+    }
+  }
+
+  /** By the index of this process: what other hosts have stored or removed counts from the next listing on. */
+  protected override async _usage(): Promise<Usage> {
+    const { known } = this.#live;
+    const age = this.context.clock.monotonicMs() - this.#listedAtMs;
+    if (!known.complete || age > this.#config.usageMaxAgeMs) await (this.#listing ?? this.#list(this.context));
+    return {
+      bytes: known.size * storedBlockBytes(this.context.blockBytes),
+      blocks: known.size,
+      capacityBytes: undefined,
+    };
+  }
+
+  protected override async _close(): Promise<void> {
+    this.#stopping.abort();
+    await this.#background.idle();
+    this.#requests?.close();
+  }
+
+  get #live(): Opened {
+    return this.#opened as Opened; // set by _open, before any call
+  }
+
+  /** Outcomes of a batch of loads or stores, a bounded number at once. A step that answers undefined leaves its key to the caller. */
+  async #moving(
+    operation: "load" | "store",
+    keys: KeyBatch,
+    options: AuthorOptions,
+    step: (index: number) => Promise<Answer | undefined>,
+  ): Promise<BatchResult> {
+    const { count } = keys;
+    if (this.#queued > 0 && this.#queued + count > this.#config.queueBlocksMax) {
+      return uniformResult(count, operation === "store" ? Outcome.DROPPED : Outcome.FAILED, "BUSY");
+    }
+    const result = uniformResult(count, Outcome.FAILED);
+    this.#queued += count;
+    try {
+      await this.#each(count, async (i) => {
+        try {
+          options.signal?.throwIfAborted();
+          const answer = await step(i);
+          if (answer !== undefined) setOutcome(result, i, ...answer);
+        } catch (thrown) {
+          setOutcome(result, i, Outcome.FAILED, this.#codeOf(thrown, operation, options));
+        }
+      });
+    } finally {
+      this.#queued -= count;
+    }
+    return result;
+  }
+
+  async #storeOne(batch: BlockBatch, index: number, options: AuthorOptions): Promise<Answer> {
+    const { known, names, requests, conditional, checksum } = this.#live;
+    const { namespace, blockBytes, clock } = this.context;
+    const key = keyAt(batch.keys, index).slice(); // the caller may reuse its keys after an abort
+    if (known.has(key)) return [Outcome.PRESENT];
+    const { removals } = known;
+    known.beginStoring(key);
+    try {
+      const store = {
+        name: names.block(key),
+        slot: slotBytes(batch.region, batch.slots[index] as number, blockBytes),
+        footer: { key, namespaceDigest: namespace.digest, storedAtMs: clock.nowMs(), writer: this.#writer },
+      };
+      const { multipartFromBytes, partBytes } = this.#config;
+      const settings = { multipartFromBytes, partBytes, checksum, conditional, inBackground: this.#inBackground };
+      const outcome = await storeBlock(requests, store, settings, requestOptions(options));
+      if (removals === known.removals) known.add(key);
+      else await this.#noteIfThere(key, options);
+      return [outcome];
+    } finally {
+      known.endStoring(key);
+    }
+  }
+
+  async #loadOne(batch: BlockBatch, index: number, options: AuthorOptions): Promise<Answer> {
+    const { known, names, requests, checksum } = this.#live;
+    const { namespace, blockBytes } = this.context;
+    const key = keyAt(batch.keys, index).slice();
+    const { removals } = known;
+    const wasKnown = known.has(key);
+    const { rangeFromBytes, partBytes } = this.#config;
+    const load = {
+      ...{ key, name: names.block(key), namespaceDigest: namespace.digest, blockBytes },
+      slot: slotBytes(batch.region, batch.slots[index] as number, blockBytes),
+    };
+    const read = () => loadBlock(requests, load, { rangeFromBytes, partBytes, checksum }, requestOptions(options));
+    let verdict = await read();
+    // damage on the way must not cost a block that is whole where it lies: a second look decides
+    if (verdict.outcome === Outcome.CORRUPT) verdict = await read();
+    if (verdict.outcome === Outcome.LOADED) {
+      if (removals === known.removals) known.add(key);
+    } else if (verdict.outcome === Outcome.CORRUPT) {
+      await untilAborted(this.#setAside(key), options.signal);
+    } else if (wasKnown) {
+      known.delete(key); // another host has removed it
+    }
+    return [verdict.outcome, verdict.code];
+  }
+
+  #setAside(key: Uint8Array): Promise<void> {
+    const { known, names, requests } = this.#live;
+    const { clock, logger } = this.context;
+    const facts = { key, nowMs: clock.nowMs(), objectsMax: this.#config.quarantineObjectsMax };
+    return this.#background.start(async () => {
+      known.removals++;
+      try {
+        await quarantineBlock(requests, names, facts, logger);
+        logger.warn({ ...requests.place, object: names.block(key) }, "a damaged block was found and set aside");
+      } catch (err) {
+        logger.warn({ err, ...requests.place }, "a damaged block was found and could not be set aside");
+      } finally {
+        known.delete(key);
+        known.removals++;
+      }
+      this.announceRemoved(packKeys([key]), "corrupt");
+    });
+  }
+
+  /** For a key that another call may have removed while this one stored it: asks until no removal is under way. */
+  async #noteIfThere(key: Uint8Array, options: AuthorOptions): Promise<void> {
+    const { known, names, requests } = this.#live;
+    for (;;) {
+      const { removals } = known;
+      const head = await requests.head(names.block(key), requestOptions(options));
+      if (removals !== known.removals) continue;
+      if (this.#isWhole(head)) known.add(key);
+      return;
+    }
+  }
+
+  async #ask(keys: KeyBatch, positions: readonly number[], states: Uint8Array, options: AuthorOptions): Promise<void> {
+    const { known } = this.#live;
+    const { removals } = known;
+    const found = new Set(await this.#existing(keys, positions, options));
+    for (const i of positions) {
+      const key = keyAt(keys, i);
+      if (!found.has(i)) known.noteMiss(key);
+      else {
+        states[i] = LookupState.HIT;
+        if (removals === known.removals) known.add(key);
+      }
+    }
+  }
+
+  /** Of these positions those whose block is there. Failures are noted, or thrown where there is nowhere to note them. */
+  async #existing(
+    keys: KeyBatch,
+    positions: readonly number[],
+    options: AuthorOptions,
+    failures?: Map<number, unknown>,
+  ): Promise<number[]> {
+    const { names, requests } = this.#live;
+    const found: number[] = [];
+    await this.#each(positions.length, async (n) => {
+      const i = positions[n] as number;
+      try {
+        if (this.#isWhole(await requests.head(names.block(keyAt(keys, i)), requestOptions(options)))) found.push(i);
+      } catch (thrown) {
+        if (failures === undefined) throw thrown;
+        failures.set(i, thrown);
+      }
+    });
+    return found;
+  }
+
+  #isWhole(head: { readonly bytes: number | undefined } | undefined): boolean {
+    return head !== undefined && (head.bytes ?? -1) === storedBlockBytes(this.context.blockBytes);
+  }
+
+  async *#blocks(options: RequestOptions): AsyncGenerator<ScanEntry[]> {
+    const { names, requests } = this.#live;
+    const bytes = storedBlockBytes(this.context.blockBytes);
+    for await (const objects of listObjects(requests, names.root, options)) {
+      const entries: ScanEntry[] = [];
+      for (const object of objects) {
+        const key = object.bytes === bytes ? names.keyOf(object.name) : undefined;
+        const { modifiedAtMs } = object;
+        if (key !== undefined) entries.push({ key, bytes, storedAtMs: modifiedAtMs, usedAtMs: modifiedAtMs });
+      }
+      if (entries.length > 0) yield entries;
+    }
+  }
+
+  /** Begins to fill the index. The first page is waited for: it tells whether listing is allowed, and is mostly all there is. */
+  async #beginListing(context: AuthorContext): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      const listing = this.#list(context, resolve);
+      listing.then(resolve, reject);
+      void this.#background.start(async () => {
+        await listing.catch((err: unknown) => {
+          if (this.#stopping.signal.aborted || this.state !== "open") return; // else open() tells of it
+          const facts = { err, ...this.#requests?.place };
+          context.logger.warn(facts, "the blocks could not be listed; lookups ask the storage for each of them");
+        });
+      });
+    });
+  }
+
+  #list(context: AuthorContext, onPage: () => void = () => {}): Promise<void> {
+    const { known } = this.#live;
+    const list = async (): Promise<void> => {
+      known.beginListing();
+      let whole = false;
+      try {
+        for await (const entries of this.#blocks({ signal: this.#stopping.signal, priority: "store" })) {
+          for (const { key } of entries) known.listed(key);
+          onPage();
+        }
+        whole = true;
+        this.#listedAtMs = context.clock.monotonicMs();
+      } finally {
+        known.endListing(whole);
+        this.#listing = undefined;
+      }
+    };
+    this.#listing = list();
+    return this.#listing;
+  }
+
+  readonly #inBackground = (task: () => Promise<void>): void => {
+    void this.#background.start(task);
+  };
+
+  #codeOf(thrown: unknown, operation: string, { signal }: AuthorOptions): ErrorCode {
+    return signal?.aborted ? abortCode(signal) : toKvferryError(thrown, operation).code;
+  }
+
+  /** Runs a step for each of a number of things, no more at once than there are sockets, and waits for all of them, also when one throws. */
   async #each(count: number, step: (index: number) => Promise<void>): Promise<void> {
     let next = 0;
     const work = async (): Promise<void> => {
       while (next < count) await step(next++);
     };
-    const workers = Array.from({ length: Math.min(count, this.#config.filesMax) }, work);
+    const workers = Array.from({ length: Math.min(count, this.#config.socketsMax) }, work);
     const failed = (await Promise.allSettled(workers)).find(({ status }) => status === "rejected");
     if (failed !== undefined) await Promise.reject((failed as PromiseRejectedResult).reason);
   }
 }
 
-/** Undefined where the file does not exist: not being there is an answer, not an error. */
-async function unlessMissing<T>(looking: Promise<T>): Promise<T | undefined> {
-  try {
-    return await looking;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
+function requestOptions({ signal, priority }: AuthorOptions): RequestOptions {
+  return { signal, priority };
+}
+
+/** For each key that was in the batch before: its position, and that of the first one. */
+function firstOfEqual(keys: KeyBatch): Map<number, number> {
+  const first = new Map<string, number>();
+  const twins = new Map<number, number>();
+  for (let i = 0; i < keys.count; i++) {
+    const text = keyText(keyAt(keys, i));
+    const of = first.get(text);
+    if (of === undefined) first.set(text, i);
+    else twins.set(i, of);
   }
+  return twins;
 }

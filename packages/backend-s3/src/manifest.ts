@@ -1,9 +1,22 @@
 import { defineManifest, type Manifest } from "@kvferry/core";
 
-/** What this backend can do. What is left out is false: the call then answers UNSUPPORTED, and the conformance suite holds the backend
- * to whatever is true. Not `abandonable`: a read that hangs may still write into its slot. */
+/** Storages that keep objects as files (MinIO, versitygw) take at most 255 bytes between two slashes: two hex digits a byte of the key. */
+const KEY_BYTES_MAX = 125;
+
+/** What S3 can do. No `zeroCopy`: stores go from the slot into the socket as they are, but loads pass through Node's receive buffers.
+ * `abandonable`: the socket is closed in the moment of the abort, after which the kernel has nothing of the slot left to read, and what was
+ * received goes nowhere. */
 export const s3Manifest: Manifest = defineManifest({
   name: "s3",
-  capabilities: { scan: true, remove: true, durable: true, zeroCopy: true },
-  limits: { keyBytesMax: 120 }, // in hex and with the suffix it must fit into a file name of 255 bytes
+  capabilities: {
+    scan: true,
+    remove: true,
+    usage: true,
+    zeroCopy: false,
+    abandonable: true,
+    sharedAcrossHosts: true,
+    durable: true,
+    verifiesPayload: true,
+  },
+  limits: { keyBytesMax: KEY_BYTES_MAX },
 });
