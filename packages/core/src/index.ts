@@ -104,3 +104,15 @@ export { type BlockFacts, PrefixIndex, type PrefixIndexOptions } from "./prefix-
 export { createMemoryRegion, type Region, slotBytes } from "./region.js";
 export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";
 export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan.js";
+export { BlockLedger, type BlockLedgerOptions } from "./tiers/block-ledger.js";
+export { type CapacityConfig, CapacityLayer } from "./tiers/capacity-layer.js";
+export {
+  type EvictingListener,
+  EvictingListeners,
+  type EvictionSource,
+  type LeavingBlocks,
+} from "./tiers/evictions.js";
+export { TIER_METRICS } from "./tiers/metrics.js";
+export { MISS_REASONS, type MissReason, MissReasons } from "./tiers/miss-reasons.js";
+export type { StagingOptions, TieredStoreOptions, TierOptions } from "./tiers/options.js";
+export { TieredStore, type TierStatus } from "./tiers/tiered-store.js";

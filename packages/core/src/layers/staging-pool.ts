@@ -11,8 +11,8 @@ export class StagingPool {
   readonly #free: number[];
   readonly #waiters: Set<Waiter> = new Set();
 
-  constructor(rows: number, rowBytes: number) {
-    this.region = createMemoryRegion(rows, rowBytes);
+  constructor(rows: number, rowBytes: number, createRegion: typeof createMemoryRegion = createMemoryRegion) {
+    this.region = createRegion(rows, rowBytes);
     this.#free = Array.from({ length: rows }, (_, i) => i);
   }
 
@@ -35,6 +35,11 @@ export class StagingPool {
     });
   }
 
+  /** As many of `rowsMax` rows as are free now, or none: others who wait come first. */
+  takeNow(rowsMax: number): Uint32Array {
+    return this.#waiters.size > 0 ? new Uint32Array(0) : this.#lend(rowsMax);
+  }
+
   /** Gives rows back. Nothing may touch them any more. */
   give(rows: Uint32Array): void {
     this.#free.push(...rows);
@@ -45,6 +50,7 @@ export class StagingPool {
   }
 
   #lend(rowsMax: number): Uint32Array {
-    return Uint32Array.from(this.#free.splice(-Math.min(rowsMax, this.#free.length)));
+    const rows = Math.min(rowsMax, this.#free.length);
+    return Uint32Array.from(this.#free.splice(this.#free.length - rows, rows));
   }
 }

@@ -1,0 +1,320 @@
+import { type AuthorContext, type BlockBatch, OffloadBackend, type RemovalReason, type Usage } from "../backend.js";
+import type { AuthorOptions } from "../call.js";
+import { KvferryError, toKvferryError } from "../errors.js";
+import { type KeyBatch, selectKeys } from "../keys.js";
+import type { MetricLabels } from "../layers/metrics.js";
+import { StagingPool } from "../layers/staging-pool.js";
+import { type BatchResult, Outcome, uniformResult } from "../outcomes.js";
+import { NO_ROW } from "../prefix-index/block-table.js";
+import { createMemoryRegion } from "../region.js";
+import type { AuthorScanOptions, ScanPage } from "../scan.js";
+import { BlockMap } from "./block-map.js";
+import type { LeavingBlocks } from "./evictions.js";
+import { listTier, scanTiers } from "./listing.js";
+import { Loads } from "./loads.js";
+import { Lookups } from "./lookups.js";
+import type { Move, MoveResult } from "./metrics.js";
+import { MISS_REASONS, MissReasons } from "./miss-reasons.js";
+import { Mover } from "./mover.js";
+import { checkOptions, type TieredStoreOptions } from "./options.js";
+import type { StoreParts } from "./parts.js";
+import { Stores } from "./stores.js";
+import { Tier } from "./tier.js";
+import { tieredManifest } from "./tiered-manifest.js";
+
+const STAGING_BYTES_MAX = 64 * 1024 * 1024;
+const DRAIN_MS = 5000;
+/** Counters go to the sink so often, and at the end. */
+const SINK_MS = 1000;
+
+/** A tier as the status shows it. */
+export interface TierStatus {
+  readonly name: string;
+  readonly isUp: boolean;
+  /** Whether all of its blocks are known. */
+  readonly isExact: boolean;
+  /** Blocks loaded from it. */
+  readonly hits: number;
+  /** Blocks waiting to be copied into it, or on their way. */
+  readonly pendingBlocks: number;
+  /** Blocks that were to be copied into it, as "promotion done" and so on. */
+  readonly moved: Readonly<Record<string, number>>;
+}
+
+/** What an open store has. */
+interface OpenStore {
+  readonly parts: StoreParts;
+  readonly loads: Loads;
+  readonly stores: Stores;
+  readonly lookups: Lookups;
+}
+
+/**
+ * Several backends as one, from fast to slow. docs/tiers.md has the whole story; in short:
+ *
+ * - **store**: into every tier with write "through", within the call; STORED as soon as one took it. Tiers with "back" get it later, from a faster tier's copy: the
+ *   slots of the call are never read after it. What no "through" tier took goes into the first "back" tier that does, within the call.
+ * - **load**: from the fastest tier that has the block, and from the next if that fails. What came from a slower tier is put into the fastest tier
+ *   with `promote` within the call, and into those between in the background. One call at a time reads a block from a tier that is not the
+ *   first to promote to; others that want it wait, and take it from the faster tier.
+ * - **lookup**: HIT if a tier that can be asked has it; PENDING while a store of it is under way and no tier has it; else MISS, with a reason (`missReasons`).
+ * - **eviction**: tiers make room by themselves, or are kept within `capacityBytes`; what leaves a tier with `cascade` and is in no slower one goes to the next.
+ * - **failure**: a tier that fails as a whole is left alone for a second, or while `isDown` says so; the others go on.
+ *
+ * Copies in the background are bounded and dropped beyond the bound; every drop is counted (TIER_METRICS).
+ */
+export class TieredStore extends OffloadBackend {
+  readonly #options: TieredStoreOptions;
+  readonly #tiers: readonly Tier[];
+  readonly #stopping: AbortController = new AbortController();
+  readonly #moved: readonly Map<string, number>[];
+  readonly #told: Map<string, number> = new Map();
+  #open: OpenStore | undefined;
+  #listing: Promise<void> = Promise.resolve();
+  #telling: NodeJS.Timeout | undefined;
+
+  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(options: TieredStoreOptions) {
+    checkOptions(options);
+    const last = options.tiers.length - 1;
+    const tiers = options.tiers.map((tier, i) => new Tier(tier, i, i === last));
+    super(tieredManifest(tiers));
+    this.#options = options;
+    this.#tiers = tiers;
+    this.#moved = tiers.map(() => new Map());
+  }
+
+  /** Why blocks were missed; grows as long as the store is open.
+   * @throws KvferryError NOT_OPEN before `open`. */
+  missReasons(): MissReasons {
+    return this.#store.parts.reasons;
+  }
+
+  /** From fast to slow. */
+  tierStatus(): readonly TierStatus[] {
+    return this.#tiers.map((tier, i) => ({
+      name: tier.name,
+      isUp: tier.isUp,
+      isExact: tier.exact,
+      hits: tier.hits,
+      pendingBlocks: this.#open?.parts.movers[i]?.pending ?? 0,
+      moved: Object.fromEntries(this.#moved[i] as Map<string, number>),
+    }));
+  }
+
+  /** When all tiers that can be listed have been, and no copy is waiting or under way. */
+  async settled(): Promise<void> {
+    await this.#listing;
+    await Promise.all(this.#store.parts.movers.map((mover) => mover.idle()));
+  }
+
+  protected override async _open(context: AuthorContext): Promise<void> {
+    for (const tier of this.#tiers) {
+      tier.opened(context.clock, context.logger);
+      tier.backend.onRemoved((keys, reason) => this.#onRemoved(tier, keys, reason));
+      tier.evictions?.onEvicting((leaving) => this.#onEvicting(tier, leaving));
+    }
+    const parts = this.#makeParts(context);
+    this.#open = { parts, loads: new Loads(parts), stores: new Stores(parts), lookups: new Lookups(parts) };
+    for (const { backend, name } of this.#tiers) {
+      try {
+        await backend.open(context);
+      } catch (thrown) {
+        const { code, message, context: facts } = toKvferryError(thrown, "open");
+        const details = { operation: "open", context: { ...facts, tier: name }, cause: thrown };
+        throw new KvferryError(code, `tier ${name}: ${message}`, details);
+      }
+    }
+    this.#listing = Promise.all(this.#tiers.map((tier) => listTier(parts, tier))).then(() => {});
+    if (this.#options.sink !== undefined) {
+      this.#telling = setInterval(() => this.#tellSink(), SINK_MS);
+      this.#telling.unref();
+    }
+  }
+
+  protected override _lookup(keys: KeyBatch, options: AuthorOptions): Promise<Uint8Array> {
+    return this.#store.lookups.ask(keys, options);
+  }
+
+  protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
+    return this.#store.lookups.now(keys);
+  }
+
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#store.stores.store(batch, options);
+  }
+
+  protected override _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#store.loads.load(batch, options);
+  }
+
+  /** From every tier. A block that a tier could not remove has FAILED, whatever the others say. */
+  protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+    const { map, movers } = this.#store.parts;
+    const rows = map.hold(keys, false);
+    try {
+      const had = Uint8Array.from(rows, (row) => map.tiers(row));
+      for (const { bit } of this.#tiers) for (const row of rows) map.lose(row, bit); // what waits to be copied is not any more
+      await Promise.all(movers.map((mover) => mover.current()));
+      for (const tier of this.#tiers) tier.removals++;
+      const results = await Promise.all(this.#tiers.map((tier) => removeFrom(tier, keys, options)));
+      const whole = uniformResult(keys.count, Outcome.MISS);
+      for (const [n, { bit }] of this.#tiers.entries()) {
+        const { outcomes, codes } = results[n] as BatchResult;
+        for (let i = 0; i < keys.count; i++) {
+          const failed = outcomes[i] === Outcome.FAILED;
+          if (failed && ((had[i] as number) & bit) !== 0) map.gain(rows[i] as number, bit);
+          else if (!failed) map.lose(rows[i] as number, bit);
+          if (whole.outcomes[i] === Outcome.FAILED || outcomes[i] === Outcome.MISS) continue;
+          whole.outcomes[i] = outcomes[i] as number;
+          whole.codes[i] = codes[i] as number;
+        }
+      }
+      return whole;
+    } finally {
+      for (const tier of this.#tiers) tier.removals++; // those who asked meanwhile do not know what they heard of
+      map.release(rows, false);
+    }
+  }
+
+  protected override async *_scan(options: AuthorScanOptions): AsyncGenerator<ScanPage> {
+    await this.#listing;
+    const bytesOf = new Map<Tier, number>();
+    for (const tier of this.#tiers) {
+      if (!tier.backend.manifest.capabilities.usage) continue;
+      const { bytes, blocks } = await tier.backend.usage();
+      bytesOf.set(tier, blocks === 0 ? 0 : bytes / blocks);
+    }
+    yield* scanTiers(this.#store.parts, bytesOf, options);
+  }
+
+  /** Bytes of all tiers together; each block once. */
+  protected override async _usage(): Promise<Usage> {
+    await this.#listing;
+    const { map } = this.#store.parts;
+    const usages = await Promise.all(this.#tiers.map(({ backend }) => backend.usage()));
+    const sum = { bytes: 0, blocks: 0, capacityBytes: 0 as number | undefined };
+    for (const { bytes, blocks, capacityBytes } of usages) {
+      sum.bytes += bytes;
+      sum.blocks += blocks;
+      sum.capacityBytes =
+        sum.capacityBytes === undefined || capacityBytes === undefined ? undefined : sum.capacityBytes + capacityBytes;
+    }
+    return { ...sum, blocks: sum.blocks - (map.copies - map.blocks) };
+  }
+
+  protected override async _close(): Promise<void> {
+    clearInterval(this.#telling);
+    await this.#drain();
+    this.#stopping.abort();
+    await this.#listing;
+    if (this.#open !== undefined) await Promise.all(this.#open.parts.movers.map((mover) => mover.idle()));
+    this.#open?.lookups.close();
+    const closed = await Promise.allSettled(this.#tiers.map(({ backend }) => backend.close()));
+    if (this.#options.sink !== undefined) this.#tellSink();
+    const failed = closed.find(({ status }) => status === "rejected");
+    if (failed !== undefined) throw (failed as PromiseRejectedResult).reason;
+  }
+
+  get #store(): OpenStore {
+    if (this.#open === undefined) throw new KvferryError("NOT_OPEN", "tiered: open() has not been called");
+    return this.#open;
+  }
+
+  #makeParts(context: AuthorContext): StoreParts {
+    const { staging, missReasonEntries } = this.#options;
+    let pool: StagingPool | undefined;
+    const movers: Mover[] = [];
+    const parts: StoreParts = {
+      context,
+      tiers: this.#tiers,
+      movers,
+      map: new BlockMap(context.keyBytes),
+      reasons: new MissReasons(context.keyBytes, missReasonEntries),
+      stopping: this.#stopping.signal,
+      staging: () => {
+        const rows = Math.max(1, Math.floor((staging?.bytesMax ?? STAGING_BYTES_MAX) / context.blockBytes));
+        pool ??= new StagingPool(rows, context.blockBytes, staging?.createRegion ?? createMemoryRegion);
+        return pool;
+      },
+      moved: (tier, move, result, blocks) => this.#countMoved(tier, move, result, blocks),
+      lost: (keys) => this.announceRemoved(keys, "evicted"),
+    };
+    for (const tier of this.#tiers) movers.push(new Mover(tier, parts));
+    return parts;
+  }
+
+  #countMoved({ number }: Tier, move: Move, result: MoveResult, blocks: number): void {
+    const counts = this.#moved[number] as Map<string, number>;
+    const name = `${move} ${result}`;
+    counts.set(name, (counts.get(name) ?? 0) + blocks);
+  }
+
+  /** Forwards what no tier has any more. */
+  #onRemoved(tier: Tier, keys: KeyBatch, reason: RemovalReason): void {
+    const { map, reasons } = this.#store.parts;
+    tier.removals++;
+    const rows = map.find(keys);
+    const gone: number[] = [];
+    for (let i = 0; i < keys.count; i++) {
+      const row = rows[i] as number;
+      const wasLast = row === NO_ROW || map.lose(row, tier.bit);
+      if (wasLast && !map.isStoring(row)) gone.push(i);
+    }
+    reasons.noteAll(keys, reason === "corrupt" ? "corrupt" : "evicted");
+    if (gone.length > 0) this.announceRemoved(gone.length === keys.count ? keys : selectKeys(keys, gone), reason);
+  }
+
+  async #onEvicting(tier: Tier, leaving: LeavingBlocks): Promise<void> {
+    const { map, movers } = this.#store.parts;
+    const next = this.#tiers[tier.number + 1];
+    if (!tier.cascade || next === undefined || this.#stopping.signal.aborted) return;
+    const rows = map.find(leaving.keys);
+    const slower = -1 << (tier.number + 1);
+    const only: number[] = [];
+    for (let i = 0; i < rows.length; i++) if ((map.tiers(rows[i] as number) & slower) === 0) only.push(i);
+    if (only.length > 0) await movers[next.number]?.rescue(leaving, only);
+  }
+
+  async #drain(): Promise<void> {
+    if (this.#open === undefined) return;
+    const { drainMs = DRAIN_MS } = this.#options;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, drainMs);
+    });
+    await Promise.race([Promise.all(this.#open.parts.movers.map((mover) => mover.idle())), late]);
+    clearTimeout(timer);
+  }
+
+  #tellSink(): void {
+    for (const reason of MISS_REASONS) {
+      this.#tellCount("kvferry_misses_total", { reason }, this.#open?.parts.reasons.count(reason) ?? 0);
+    }
+    for (const [i, { name, hits }] of this.#tiers.entries()) {
+      this.#tellCount("kvferry_tier_hits_total", { tier: name }, hits);
+      for (const [kind, blocks] of this.#moved[i] as Map<string, number>) {
+        const [move, result] = kind.split(" ") as [string, string];
+        this.#tellCount("kvferry_tier_moved_blocks_total", { tier: name, move, result }, blocks);
+      }
+    }
+  }
+
+  #tellCount(name: string, labels: MetricLabels, count: number): void {
+    const id = [name, ...Object.values(labels)].join(" ");
+    const told = this.#told.get(id) ?? 0;
+    if (count === told) return;
+    this.#told.set(id, count);
+    try {
+      this.#options.sink?.count(name, labels, count - told);
+    } catch (err) {
+      this.context.logger.debug({ err }, "the metrics sink has thrown");
+    }
+  }
+}
+
+/** A tier that cannot be asked may keep what it has. */
+async function removeFrom(tier: Tier, keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+  if (!tier.isUp) return uniformResult(keys.count, Outcome.FAILED, "UNAVAILABLE");
+  return tier.remove(keys, options);
+}

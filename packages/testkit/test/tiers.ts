@@ -1,0 +1,23 @@
+import { type AuthorOptions, type BatchResult, type BlockBatch, Layer, type TieredStore } from "@kvferry/core";
+
+/** Ends a store or load only when nothing of it goes on in the background, for tests that count what is there. */
+export class Settled extends Layer {
+  readonly #store: TieredStore;
+
+  constructor(store: TieredStore) {
+    super(store);
+    this.#store = store;
+  }
+
+  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const result = await super._store(batch, options);
+    await this.#store.settled();
+    return result;
+  }
+
+  protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const result = await super._load(batch, options);
+    await this.#store.settled();
+    return result;
+  }
+}
