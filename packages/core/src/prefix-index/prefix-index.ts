@@ -2,7 +2,7 @@ import { KvferryError } from "../errors.js";
 import { KEY_BYTES_MAX, KEY_BYTES_MIN, type KeyBatch } from "../keys.js";
 import { BlockRecords } from "./block-records.js";
 import { type BlockTable, NO_ROW } from "./block-table.js";
-import { KeyTable } from "./key-table.js";
+import { KeyTable, WAVE_KEYS } from "./key-table.js";
 import { batchWords, groupWord, hashWords, keyWords, putKeyBytes } from "./key-words.js";
 import { LastOfGroup } from "./last-of-group.js";
 import { TickClock } from "./tick-clock.js";
@@ -27,6 +27,7 @@ export interface BlockFacts {
 }
 
 const ALL_TIERS = 0xff;
+const FIRST_WAVE_KEYS = 16;
 const BYTES_MAX = 2 ** 32 - 1;
 /** A link that could close a ring is looked into by walking up the chain; a call may walk so many steps, and so many for each of its keys. */
 const WALK_STEPS_MIN = 4096;
@@ -49,6 +50,10 @@ export class PrefixIndex implements BlockTable {
   readonly #table: KeyTable;
   readonly #clock: TickClock;
   readonly #lastOfGroup: LastOfGroup = new LastOfGroup();
+  readonly #wave: { readonly hashes: Int32Array; readonly rows: Int32Array } = {
+    hashes: new Int32Array(WAVE_KEYS),
+    rows: new Int32Array(WAVE_KEYS),
+  };
   #size = 0;
   #walkSteps = 0;
 
@@ -88,12 +93,15 @@ export class PrefixIndex implements BlockTable {
   findMany(keys: KeyBatch, rows: Int32Array): number {
     this.#checkKeys(keys.stride, keys.count, rows);
     const words = batchWords(keys);
-    const stride = this.#records.keyWords;
     let found = 0;
-    for (let i = 0; i < keys.count; i++) {
-      const row = this.#find(words, i * stride);
-      rows[i] = row;
-      if (row !== NO_ROW) found++;
+    for (let first = 0; first < keys.count; first += WAVE_KEYS) {
+      const count = Math.min(WAVE_KEYS, keys.count - first);
+      this.#findWave(words, first, count);
+      for (let i = 0; i < count; i++) {
+        const row = this.#wave.rows[i] as number;
+        rows[first + i] = row;
+        if (row !== NO_ROW) found++;
+      }
     }
     return found;
   }
@@ -102,10 +110,14 @@ export class PrefixIndex implements BlockTable {
   longestPrefix(keys: KeyBatch, tiers: number = ALL_TIERS): number {
     this.#checkKeys(keys.stride);
     const words = batchWords(keys);
-    const stride = this.#records.keyWords;
-    for (let i = 0; i < keys.count; i++) {
-      const row = this.#find(words, i * stride);
-      if (row === NO_ROW || (this.#records.tiers(row) & tiers) === 0) return i;
+    // the first wave is short: most of what is not there is not there from the start
+    for (let first = 0, count = 0; first < keys.count; first += count) {
+      count = Math.min(first === 0 ? FIRST_WAVE_KEYS : WAVE_KEYS, keys.count - first);
+      this.#findWave(words, first, count);
+      for (let i = 0; i < count; i++) {
+        const row = this.#wave.rows[i] as number;
+        if (row === NO_ROW || (this.#records.tiers(row) & tiers) === 0) return first + i;
+      }
     }
     return keys.count;
   }
@@ -124,13 +136,17 @@ export class PrefixIndex implements BlockTable {
     }
     const tick = this.#clock.tick(facts.nowMs);
     const words = batchWords(keys);
-    const stride = this.#records.keyWords;
     const before = this.#size;
     this.#beginLinks(keys.count, parent);
-    for (let i = 0; i < keys.count; i++) {
-      const row = this.#put(words, i * stride, tier, bytes, tick);
-      rows[i] = row;
-      this.#link(row, this.#lastOfGroup.swap(groupWord(words, i * stride, this.keyBytes), row));
+    for (let first = 0; first < keys.count; first += WAVE_KEYS) {
+      const count = Math.min(WAVE_KEYS, keys.count - first);
+      this.#findWave(words, first, count);
+      for (let i = 0; i < count; i++) {
+        const from = (first + i) * this.#records.keyWords;
+        const row = this.#put(words, from, i, tier, bytes, tick);
+        rows[first + i] = row;
+        this.#link(row, this.#lastOfGroup.swap(groupWord(words, from, this.keyBytes), row));
+      }
     }
     return this.#size - before;
   }
@@ -197,8 +213,7 @@ export class PrefixIndex implements BlockTable {
 
   parent(row: number): number {
     this.#checkRow(row);
-    const parent = this.#records.parentLink(row);
-    return parent !== NO_ROW && this.#isHere(parent) ? parent : NO_ROW;
+    return this.#hereOrNone(this.#records.parentLink(row));
   }
 
   /** Whether its parent has gone. */
@@ -265,27 +280,31 @@ export class PrefixIndex implements BlockTable {
   }
 
   #find(words: Int32Array, from: number): number {
-    const row = this.#table.find(words, from, hashWords(words, from, this.#records.keyWords));
-    return row !== NO_ROW && this.#isHere(row) ? row : NO_ROW;
+    return this.#hereOrNone(this.#table.find(words, from, hashWords(words, from, this.#records.keyWords)));
   }
 
-  /** The row of a key that is in these tiers from now on. */
-  #put(words: Int32Array, from: number, tier: number, bytes: number, tick: number): number {
+  /** Fills the wave with the hashes and rows of `count` keys from `first` on. */
+  #findWave(words: Int32Array, first: number, count: number): void {
+    const { hashes, rows } = this.#wave;
+    this.#table.findWave(words, first, count, hashes, rows);
+    for (let i = 0; i < count; i++) rows[i] = this.#hereOrNone(rows[i] as number);
+  }
+
+  /** The row of key `i` of the wave, which is in these tiers from now on. */
+  #put(words: Int32Array, from: number, i: number, tier: number, bytes: number, tick: number): number {
     const records = this.#records;
-    const hash = hashWords(words, from, records.keyWords);
-    let row = this.#table.find(words, from, hash);
+    const hash = this.#wave.hashes[i] as number;
+    let row = this.#wave.rows[i] as number;
+    // it may have come since the wave was looked up, or be one that is only kept for its children; those may go meanwhile
+    if (row === NO_ROW) row = this.#table.find(words, from, hash);
     const isNew = row === NO_ROW;
     if (isNew) {
       row = records.add(words, from);
       this.#table.add(hash, row);
     }
     const tiers = records.tiers(row);
-    if (tiers === 0) {
-      this.#size++;
-      records.setLastUse(row, tick);
-    } else if (records.lastUse(row) < tick) {
-      records.setLastUse(row, tick);
-    }
+    if (tiers === 0) this.#size++;
+    if (tiers === 0 || records.lastUse(row) < tick) records.setLastUse(row, tick);
     records.setTiers(row, tiers | tier);
     records.setBytes(row, bytes);
     if (isNew) records.journal?.put(row);
@@ -322,8 +341,8 @@ export class PrefixIndex implements BlockTable {
     if (parent === NO_ROW) return;
     this.#checkRow(parent);
     if (!this.#isHere(parent)) return;
-    const { chunk, at } = { chunk: this.#records.chunk(parent), at: this.#records.at(parent) };
-    this.#lastOfGroup.swap(groupWord(chunk, at, this.keyBytes), parent);
+    const group = groupWord(this.#records.chunk(parent), this.#records.at(parent), this.keyBytes);
+    this.#lastOfGroup.swap(group, parent);
   }
 
   /** Makes `parent` the parent of `row`, unless that has one or is one of its ancestors. */
@@ -350,6 +369,10 @@ export class PrefixIndex implements BlockTable {
 
   #isHere(row: number): boolean {
     return this.#records.tiers(row) !== 0;
+  }
+
+  #hereOrNone(row: number): number {
+    return row !== NO_ROW && this.#isHere(row) ? row : NO_ROW;
   }
 
   #hasLostParent(row: number): boolean {
