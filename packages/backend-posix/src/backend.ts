@@ -13,17 +13,22 @@ import {
   mergeResult,
   OffloadBackend,
   Outcome,
+  POLICIES,
   packKeys,
   type ScanEntry,
   type ScanPage,
   selectBatch,
   selectKeys,
+  setOutcome,
   toKvferryError,
   type Usage,
 } from "@kvferry/core";
 import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
+import { RecordKind } from "./capacity/log.js";
+import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
-import { type Folders, foldersOf, leafFolders } from "./layout.js";
+import { Evicted } from "./evicted.js";
+import { type Folders, folderName, foldersOf, leafFolders } from "./layout.js";
 import { posixManifest } from "./manifest.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
@@ -49,6 +54,10 @@ export class PosixBackend extends OffloadBackend {
   #store: FileStore | undefined;
   #presence: Presence | undefined;
   #sole: SoleWriter | undefined;
+  /** With a capacity. */
+  #root: SharedRoot | undefined;
+  #folder = "";
+  #evicted: Evicted | undefined;
   #indexing: Promise<void> = Promise.resolve();
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
@@ -64,6 +73,11 @@ export class PosixBackend extends OffloadBackend {
     return this.#store && { direct: this.#store.direct, publish: this.#store.publish };
   }
 
+  /** What this process knows of the root's capacity; undefined without one, and before open. */
+  get rootStatus(): RootStatus | undefined {
+    return this.#root?.status;
+  }
+
   protected override async _open(context: AuthorContext): Promise<void> {
     const folders = foldersOf(this.#config, context.namespace);
     this.#folders = folders;
@@ -77,6 +91,8 @@ export class PosixBackend extends OffloadBackend {
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
+    this.#folder = folderName(this.#config, context.namespace);
+    await this.#joinRoot(context);
     await this.#watchWriters(folders, context);
     if (!this.#sole?.alone) this.#startIndexing(); // else it has begun
   }
@@ -84,7 +100,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
     const states = new Uint8Array(keys.count);
     const unknown = this.#index.lookup(keys, states);
-    if (unknown.length === 0 || this.#knowsAll) return states;
+    if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
     const found = await this.#files.exists(asked.bytes, signal);
@@ -93,20 +109,25 @@ export class PosixBackend extends OffloadBackend {
       states[position] = LookupState.HIT;
       if (removals === this.#index.removals) this.#index.add(keyAt(asked, i));
     }
-    return states;
+    return this.#tellOrder(keys, states);
   }
 
   protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
     const states = new Uint8Array(keys.count);
-    return this.#index.lookup(keys, states).length === 0 || this.#knowsAll ? states : undefined;
+    if (this.#index.lookup(keys, states).length > 0 && !this.#knowsAll) return undefined;
+    return this.#tellOrder(keys, states);
   }
 
   protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    if (this.#config.capacityBytes !== undefined) await this.#indexing; // the bound counts what was there before
-    const plan = planStore(batch, this.#index, this.#freeBlocks());
+    const plan = planStore(batch, this.#index);
     if (plan.positions.length > 0) {
-      const part = plan.positions.length === batch.keys.count ? batch : selectBatch(batch, plan.positions);
-      mergeResult(plan.result, plan.positions, await this.#write(part, options));
+      const room = await this.#reserve(plan.positions.length, options);
+      for (const position of plan.positions.slice(room)) setOutcome(plan.result, position, Outcome.DROPPED, "NO_SPACE");
+      const positions = plan.positions.slice(0, room);
+      if (room > 0) {
+        const part = room === batch.keys.count ? batch : selectBatch(batch, positions);
+        mergeResult(plan.result, positions, await this.#writeReserved(part, options));
+      }
     }
     plan.copyTwins();
     return plan.result;
@@ -116,7 +137,9 @@ export class PosixBackend extends OffloadBackend {
     const known = new Uint8Array(batch.keys.count);
     this.#index.lookup(batch.keys, known);
     const result = await this.#files.load(io(batch, options));
-    if (countOutcome(result, Outcome.LOADED) < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
+    const loaded = countOutcome(result, Outcome.LOADED);
+    if (loaded < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
+    if (loaded > 0) this.#root?.tell(RecordKind.USED, this.#folder, keysWith(batch.keys, result, Outcome.LOADED));
     return result;
   }
 
@@ -128,6 +151,7 @@ export class PosixBackend extends OffloadBackend {
       for (let i = 0; i < keys.count; i++) {
         if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
       }
+      this.#root?.tell(RecordKind.GONE, this.#folder, keysWith(keys, result, Outcome.REMOVED));
       return result;
     } finally {
       this.#index.removals++;
@@ -161,6 +185,8 @@ export class PosixBackend extends OffloadBackend {
     this.#stopping.abort();
     this.#sole?.stop();
     await this.#indexing;
+    if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
+    if (this.#root !== undefined) await releaseRoot(this.#root);
     this.#store?.close();
     if (this.#config.engine === undefined) await this.#engine?.close();
     if (this.#folders) await rm(join(this.#folders.writers, this.#writer), { recursive: true, force: true });
@@ -174,6 +200,10 @@ export class PosixBackend extends OffloadBackend {
     return this.#store as FileStore;
   }
 
+  get #tenant(): string {
+    return this.context.namespace.fields.tenant;
+  }
+
   get #knowsAll(): boolean {
     return this.#complete && this.#sole?.alone === true;
   }
@@ -183,10 +213,51 @@ export class PosixBackend extends OffloadBackend {
     return Math.ceil(blockBytes / FOOTER_BYTES) * FOOTER_BYTES + FOOTER_BYTES;
   }
 
-  #freeBlocks(): number {
-    const { capacityBytes } = this.#config;
-    if (capacityBytes === undefined) return Number.POSITIVE_INFINITY;
-    return Math.floor(capacityBytes / this.#fileBytes) - this.#index.size - this.#index.storing;
+  async #joinRoot({ logger, clock }: AuthorContext): Promise<void> {
+    const { root, capacityBytes, filesMax, quotas, policy, fileMode, folderMode, engine } = this.#config;
+    if (capacityBytes === undefined) return;
+    const shared = { root, capacityBytes, filesMax, quotas, fileMode, folderMode, engine, logger, clock };
+    this.#root = await acquireRoot({ ...shared, policy: POLICIES[policy] });
+    this.#evicted = new Evicted({
+      folder: this.#folder,
+      presence: this.#index,
+      exists: (keys) => this.#files.exists(keys.bytes, undefined),
+      announce: (keys) => this.announceRemoved(keys, "evicted"),
+      reindex: () => {
+        this.#index.clear();
+        this.#startIndexing();
+      },
+    });
+    this.#root.join(this.#evicted);
+  }
+
+  /** For how many of so many blocks there is room. */
+  async #reserve(count: number, { signal }: AuthorOptions): Promise<number> {
+    if (this.#root === undefined) return count;
+    return this.#root.reserve(this.#tenant, count, this.#fileBytes, signal);
+  }
+
+  /** Writes blocks for which there is room, and says what became of it. */
+  async #writeReserved(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const { count } = batch.keys;
+    const settle = (stored: KeyBatch, lost: number): void =>
+      this.#root?.settle(this.#tenant, count, this.#fileBytes, this.#folder, stored, lost);
+    let result: BatchResult;
+    try {
+      result = await this.#write(batch, options);
+    } catch (thrown) {
+      settle(selectKeys(batch.keys, []), count);
+      throw thrown;
+    }
+    // the folder's own fsync comes after the name is out
+    settle(keysWith(batch.keys, result, Outcome.STORED), this.#config.fsync ? countOutcome(result, Outcome.FAILED) : 0);
+    return result;
+  }
+
+  /** Tells the evictor the order of a request's blocks, if any of them is there. */
+  #tellOrder(keys: KeyBatch, states: Uint8Array): Uint8Array {
+    if (keys.count > 1 && states.includes(LookupState.HIT)) this.#root?.tell(RecordKind.OBSERVED, this.#folder, keys);
+    return states;
   }
 
   #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
@@ -327,13 +398,16 @@ export class PosixBackend extends OffloadBackend {
   /** `known`: LookupState of each key before the load; what came meanwhile stays. */
   #noteNotLoaded(keys: KeyBatch, result: BatchResult, known: Uint8Array): void {
     const corrupt: Uint8Array[] = [];
+    const gone: number[] = [];
     for (let i = 0; i < keys.count; i++) {
       const outcome = result.outcomes[i];
       if (outcome !== Outcome.MISS && outcome !== Outcome.CORRUPT) continue;
       const key = keyAt(keys, i);
       if (known[i] === LookupState.HIT) this.#index.delete(key);
       if (outcome === Outcome.CORRUPT) corrupt.push(key);
+      if (outcome === Outcome.CORRUPT || known[i] === LookupState.HIT) gone.push(i);
     }
+    this.#root?.tell(RecordKind.GONE, this.#folder, selectKeys(keys, gone));
     if (corrupt.length === 0) return;
     const { logger } = this.context;
     logger.warn(
@@ -347,6 +421,12 @@ export class PosixBackend extends OffloadBackend {
 function io(batch: BlockBatch, { signal, priority }: AuthorOptions) {
   const { keys, region, slots } = batch;
   return { keys: keys.bytes, memory: region.bytes, rowBytes: region.rowBytes, slots, signal, priority };
+}
+
+/** The keys that had this outcome. */
+function keysWith(keys: KeyBatch, { outcomes }: BatchResult, outcome: Outcome): KeyBatch {
+  const positions = [...outcomes.keys()].filter((i) => outcomes[i] === outcome);
+  return positions.length === keys.count ? keys : selectKeys(keys, positions);
 }
 
 /** The data plane removes equal keys of a batch in any order; the caller hears of the first one that it was removed. */

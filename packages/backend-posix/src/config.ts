@@ -1,5 +1,5 @@
 import { isAbsolute } from "node:path";
-import { KvferryError } from "@kvferry/core";
+import { DEFAULT_POLICY, KvferryError, type PolicyName, policyNamed } from "@kvferry/core";
 import type { FileEngine, LayoutName } from "@kvferry/native";
 
 /** vLLM's own names for a cache, as its `FileMapper` computes them; needed by the layout `vllm-fs`. */
@@ -19,8 +19,16 @@ export interface PosixConfig {
   readonly vllmFs?: VllmFsNames;
   /** Take files without a footer, as vLLM's `fs` tier writes them, unverified. Default false: they are misses. */
   readonly adopt?: boolean;
-  /** Bytes that this namespace may take in this folder; stores beyond it are DROPPED with NO_SPACE. Default: no bound. */
+  /** Bytes that all blocks of all namespaces below the root may take, whoever stores them: all servers that have it configured hold this bound
+   * together, and evict to stay below it (docs/capacity.md). Default: no bound, and nothing is evicted. */
   readonly capacityBytes?: number;
+  /** Files that there may be, besides. Needs `capacityBytes`. */
+  readonly filesMax?: number;
+  /** Which blocks are evicted first: a name of core's POLICIES. Needs `capacityBytes`. */
+  readonly policy?: PolicyName;
+  /** Bytes that the blocks of a tenant may take, by the namespace's tenant; who is not named shares the capacity alone. Needs `capacityBytes` and the
+   * layout kvferry: vLLM's paths do not tell the tenant. */
+  readonly quotas?: Readonly<Record<string, number>>;
   /** I/O threads of the backend's own engine; default by the number of cores. Not with `engine`. */
   readonly threads?: number;
   /** An engine to share with other backends; whoever made it closes it. */
@@ -38,8 +46,10 @@ export interface PosixConfig {
   readonly quarantineFilesMax?: number;
 }
 
-export type ResolvedPosixConfig = Required<Omit<PosixConfig, "vllmFs" | "capacityBytes" | "threads" | "engine">> &
-  Pick<PosixConfig, "vllmFs" | "capacityBytes" | "threads" | "engine">;
+type Optional = "vllmFs" | "capacityBytes" | "filesMax" | "threads" | "engine";
+
+export type ResolvedPosixConfig = Required<Omit<PosixConfig, Optional | "quotas">> &
+  Pick<PosixConfig, Optional> & { readonly quotas: ReadonlyMap<string, number> };
 
 /** Fills in defaults.
  * @throws KvferryError CONFIG_INVALID with `context.field`. */
@@ -51,9 +61,7 @@ export function resolveConfig(config: PosixConfig): ResolvedPosixConfig {
   if (layout !== "kvferry" && layout !== "vllm-fs")
     throw invalid("layout", `must be kvferry or vllm-fs, got ${layout}`);
   if (layout === "vllm-fs") checkVllmFs(config.vllmFs);
-  if (config.capacityBytes !== undefined && !(config.capacityBytes > 0)) {
-    throw invalid("capacityBytes", `must be more than 0, got ${config.capacityBytes}`);
-  }
+  checkCapacity(config, layout);
   if (config.engine !== undefined && config.threads !== undefined) {
     throw invalid("threads", "belongs to the backend's own engine; leave it out when `engine` is given");
   }
@@ -66,8 +74,26 @@ export function resolveConfig(config: PosixConfig): ResolvedPosixConfig {
     publish: config.publish ?? "auto",
     fileMode: mode("fileMode", config.fileMode ?? 0o600),
     folderMode: mode("folderMode", config.folderMode ?? 0o700),
+    policy: policyNamed(config.policy ?? DEFAULT_POLICY, "policy"),
+    quotas: new Map(Object.entries(config.quotas ?? {})),
     quarantineFilesMax: config.quarantineFilesMax ?? 64,
   };
+}
+
+function checkCapacity({ capacityBytes, filesMax, policy, quotas }: PosixConfig, layout: LayoutName): void {
+  if (capacityBytes !== undefined) checkCount("capacityBytes", capacityBytes);
+  if (filesMax !== undefined) checkCount("filesMax", filesMax);
+  for (const [tenant, bytes] of Object.entries(quotas ?? {})) checkCount(`quotas.${tenant}`, bytes);
+  for (const [field, value] of Object.entries({ filesMax, policy, quotas })) {
+    if (value !== undefined && capacityBytes === undefined) throw invalid(field, "needs `capacityBytes`: set it too");
+  }
+  if (quotas !== undefined && layout === "vllm-fs") {
+    throw invalid("quotas", "need the layout kvferry: vLLM's paths do not tell the tenant");
+  }
+}
+
+function checkCount(field: string, value: number): void {
+  if (!Number.isSafeInteger(value) || value <= 0) throw invalid(field, `must be a whole number above 0, got ${value}`);
 }
 
 function checkVllmFs(names: VllmFsNames | undefined): void {

@@ -1,3 +1,6 @@
 export { PosixBackend } from "./backend.js";
+export type { Amount } from "./capacity/amount.js";
+export type { RootCount } from "./capacity/leader.js";
+export type { RootStatus } from "./capacity/root.js";
 export type { PosixConfig, VllmFsNames } from "./config.js";
 export { posixManifest } from "./manifest.js";

@@ -1,6 +1,6 @@
 import { readdir } from "node:fs/promises";
-import { join } from "node:path";
-import { GROUP_BYTES, type Namespace } from "@kvferry/core";
+import { basename, join } from "node:path";
+import { GROUP_BYTES, keyGroup, keyHex, type Namespace } from "@kvferry/core";
 import type { LayoutName } from "@kvferry/native";
 import type { ResolvedPosixConfig } from "./config.js";
 
@@ -26,6 +26,19 @@ export function foldersOf(config: ResolvedPosixConfig, namespace: Namespace): Fo
     writers: join(own, "tmp"),
     quarantine: join(own, "quarantine"),
   };
+}
+
+/** The folder's name among all of a root's, as capacity/ logs it. */
+export function folderName(config: ResolvedPosixConfig, namespace: Namespace): string {
+  return config.layout === "vllm-fs" ? basename(foldersOf(config, namespace).blocks) : namespace.digestHex;
+}
+
+/** Where a block's file is. */
+export function blockPath(layout: LayoutName, blocks: string, key: Uint8Array): string {
+  const hex = keyHex(key);
+  if (layout === "kvferry") return join(blocks, hex.slice(0, 2), `${hex}.kvb`);
+  const hash = hex.slice(0, -2 * GROUP_BYTES);
+  return join(blocks, hash.slice(0, 3), `${hash.slice(3, 5)}_g${keyGroup(key)}`, `${hash}.bin`);
 }
 
 /** A folder that holds blocks, and the key of each name in it. */

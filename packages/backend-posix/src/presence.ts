@@ -12,13 +12,12 @@ export class Presence {
     this.#present = new KeySet(keyBytes);
   }
 
-  get size(): number {
-    return this.#present.size;
+  get keyBytes(): number {
+    return this.#present.keyBytes;
   }
 
-  /** Keys being stored now. */
-  get storing(): number {
-    return this.#storing.size;
+  get size(): number {
+    return this.#present.size;
   }
 
   has(key: Uint8Array): boolean {
@@ -31,6 +30,11 @@ export class Presence {
 
   addAll(keys: KeyBatch): void {
     for (let i = 0; i < keys.count; i++) this.#present.add(keyAt(keys, i));
+  }
+
+  /** Forgets what is there, not what is being stored. */
+  clear(): void {
+    this.#present.clear();
   }
 
   delete(key: Uint8Array): boolean {

@@ -3,7 +3,7 @@ import { keyText, type Presence } from "./presence.js";
 
 /** What a batch of stores comes to before any I/O. */
 export interface StorePlan {
-  /** PRESENT and DROPPED keys are decided; those at `positions` and their twins are FAILED until they are written. */
+  /** PRESENT keys are decided; those at `positions` and their twins are FAILED until they are written. */
   readonly result: BatchResult;
   /** Keys to write. */
   readonly positions: readonly number[];
@@ -11,8 +11,8 @@ export interface StorePlan {
   copyTwins(): void;
 }
 
-/** Sorts a batch into what is there already, what fits, and what does not. */
-export function planStore(batch: BlockBatch, presence: Presence, freeBlocks: number): StorePlan {
+/** Sorts a batch into what is there already and what is to be written. */
+export function planStore(batch: BlockBatch, presence: Presence): StorePlan {
   const { keys } = batch;
   const result = uniformResult(keys.count, Outcome.FAILED);
   const first = new Map<string, number>();
@@ -28,8 +28,7 @@ export function planStore(batch: BlockBatch, presence: Presence, freeBlocks: num
     const twin = first.get(text);
     if (twin === undefined) {
       first.set(text, i);
-      if (positions.length < freeBlocks) positions.push(i);
-      else setOutcome(result, i, Outcome.DROPPED, "NO_SPACE");
+      positions.push(i);
     } else {
       twins.push([i, twin]);
     }

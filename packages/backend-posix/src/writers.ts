@@ -11,6 +11,7 @@ export function newWriterName(): string {
   return `${hostPart()}-${process.pid}-${start}-${randomBytes(6).toString("hex")}`;
 }
 
+const WRITER = /^(.+)-(\d+)-(\d+)-[0-9a-f]{12}$/;
 const LEFT_BY_OTHER_HOST_MS = 60 * 60 * 1000;
 
 /** Names of the other writers of a namespace that live, or may: those of other hosts count as living for an hour after their last sign. */
@@ -41,9 +42,15 @@ async function writerNames(folder: string): Promise<string[]> {
   }
 }
 
+/** Whether the writer's process has ended; undefined where that cannot be known: it is of another host, or of another pid namespace. */
+export function writerHasEnded(name: string): boolean | undefined {
+  const parts = WRITER.exec(name);
+  return parts?.[1] === hostPart() ? processStartTime(Number(parts[2])) !== parts[3] : undefined;
+}
+
 async function mayLive(folder: string, name: string, nowMs: number): Promise<boolean> {
-  const parts = /^(.+)-(\d+)-(\d+)-[0-9a-f]{12}$/.exec(name);
-  if (parts?.[1] === hostPart()) return processStartTime(Number(parts[2])) === parts[3];
+  const hasEnded = writerHasEnded(name);
+  if (hasEnded !== undefined) return !hasEnded;
   try {
     return nowMs - (await stat(join(folder, name))).mtimeMs < LEFT_BY_OTHER_HOST_MS;
   } catch {

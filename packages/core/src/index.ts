@@ -34,6 +34,8 @@ export {
   type KvferryErrorOptions,
   toKvferryError,
 } from "./errors.js";
+export { DEFAULT_POLICY, POLICIES, type PolicyName, policyNamed } from "./eviction/policies.js";
+export type { BlockUse, EvictionPolicy, PolicyFactory, PolicyOptions } from "./eviction/policy.js";
 export { KeySet } from "./key-set.js";
 export {
   GROUP_BYTES,

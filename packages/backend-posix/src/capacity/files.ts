@@ -1,0 +1,103 @@
+import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+
+/** Most files are far shorter. */
+const READ_BYTES = 16 * 1024;
+
+/** Small files in one flat folder: all that servers know of one another. Each call is one step that others see whole or not at all, but for
+ * `write`, whose bytes may be seen torn. Errors are those of the file system; a file that is not there is none. */
+export interface CapacityFiles {
+  list(): Promise<string[]>;
+  /** At most `bytesMax` bytes from `offset` on; undefined if there is no such file. */
+  read(name: string, offset: number, bytesMax: number): Promise<Uint8Array | undefined>;
+  /** Makes or replaces a file. */
+  replace(name: string, bytes: Uint8Array): Promise<void>;
+  /** False if the name is taken. */
+  create(name: string, bytes: Uint8Array): Promise<boolean>;
+  /** Writes into a file of one's own at `offset`, and makes it if it is not there. */
+  write(name: string, offset: number, bytes: Uint8Array): Promise<void>;
+  remove(name: string): Promise<void>;
+}
+
+export interface CapacityFilesOptions {
+  readonly folder: string;
+  /** Tells temporary names of this process from those of others. */
+  readonly writer: string;
+  readonly fileMode: number;
+  readonly folderMode: number;
+}
+
+/** Makes the folder if it is missing. */
+export async function openCapacityFiles(options: CapacityFilesOptions): Promise<CapacityFiles> {
+  const { folder, writer, fileMode, folderMode } = options;
+  await mkdir(folder, { recursive: true, mode: folderMode });
+  const path = (name: string): string => join(folder, name);
+
+  return {
+    list: () => readdir(folder),
+    read: (name, offset, bytesMax) => readPart(path(name), offset, bytesMax),
+    async replace(name, bytes) {
+      const unfinished = path(`${name}.${writer}.tmp`);
+      await writeAt(unfinished, "w", 0, bytes, fileMode);
+      await rename(unfinished, path(name));
+    },
+    async create(name, bytes) {
+      try {
+        await writeAt(path(name), "wx", 0, bytes, fileMode);
+        return true;
+      } catch (thrown) {
+        if (hasCode(thrown, "EEXIST")) return false;
+        throw thrown;
+      }
+    },
+    async write(name, offset, bytes) {
+      try {
+        await writeAt(path(name), "r+", offset, bytes, fileMode);
+      } catch (thrown) {
+        if (!hasCode(thrown, "ENOENT")) throw thrown;
+        await writeAt(path(name), "w", offset, bytes, fileMode);
+      }
+    },
+    remove: (name) => rm(path(name), { force: true }),
+  };
+}
+
+async function readPart(path: string, offset: number, bytesMax: number): Promise<Uint8Array | undefined> {
+  try {
+    const file = await open(path, "r");
+    try {
+      let bytes = Buffer.allocUnsafe(Math.min(bytesMax, READ_BYTES));
+      let length = 0;
+      for (;;) {
+        const { bytesRead } = await file.read(bytes, length, bytes.length - length, offset + length);
+        length += bytesRead;
+        if (bytesRead === 0 || length === bytesMax) return bytes.subarray(0, length);
+        if (length === bytes.length) {
+          const longer = Buffer.allocUnsafe(Math.min(bytesMax, length * 4));
+          bytes.copy(longer);
+          bytes = longer;
+        }
+      }
+    } finally {
+      await file.close();
+    }
+  } catch (thrown) {
+    if (hasCode(thrown, "ENOENT")) return undefined;
+    throw thrown;
+  }
+}
+
+async function writeAt(path: string, flags: string, offset: number, bytes: Uint8Array, mode: number): Promise<void> {
+  const file = await open(path, flags, mode);
+  try {
+    for (let done = 0; done < bytes.length; ) {
+      done += (await file.write(bytes, done, bytes.length - done, offset + done)).bytesWritten;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+function hasCode(thrown: unknown, code: string): boolean {
+  return (thrown as NodeJS.ErrnoException).code === code;
+}

@@ -1,0 +1,339 @@
+import { type KeyBatch, type Logger, Outcome, type PolicyFactory, selectKeys } from "@kvferry/core";
+import { type Amount, atLeastNothing, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
+import { type BlockRoot, CatalogFolder } from "./catalog.js";
+import { encodeDocument } from "./documents.js";
+import type { CapacityFiles } from "./files.js";
+import { Ledger, type MemberRecord } from "./ledger.js";
+import { encodeRecords, LogWriter, RecordKind } from "./log.js";
+import { MemberReader } from "./member-reader.js";
+import { evictionsName, grantName } from "./names.js";
+import { type Need, needsOf, share } from "./share.js";
+import { sweep } from "./sweep.js";
+
+/** Everything is counted anew this often. */
+const RECOUNT_EVERY_MS: number = 10 * 60 * 1000;
+/** Least pause between recounts that look for what is unaccounted for; and at least so many times as long as the last one took. */
+const RECOUNT_PAUSE_MS = 5000;
+const RECOUNT_PAUSE_TIMES = 10;
+/** A turn does so much of a recount, or of evicting, before it lets others run. */
+const SLICE_MS = 20;
+const EVICTING_MS = 100;
+const EVICT_KEYS_MAX = 128;
+/** While servers store, up to a 64th of the capacity is kept free for those who ask next. */
+const RESERVE_SHARE = 1 / 64;
+const SWEEP_EVERY_MS = 5000;
+/** So long after someone asked for room the leader looks more often. */
+const ASKED_FOR_MS = 1000;
+
+/** Those in the leader's own process who keep an index of the folder. */
+export interface EvictionHooks {
+  /** Blocks of the folder are about to be removed. */
+  evicting(folder: string): void;
+  /** It is done; `keys` are not there any more. Called once for each `evicting`. */
+  evicted(folder: string, keys: KeyBatch): void;
+}
+
+export interface LeaderOptions {
+  readonly files: CapacityFiles;
+  readonly root: BlockRoot;
+  readonly policy: PolicyFactory;
+  readonly capacity: Amount;
+  /** Bytes a tenant. */
+  readonly quotas: ReadonlyMap<string, number>;
+  readonly logger: Logger;
+  readonly hooks: EvictionHooks;
+  readonly epoch: number;
+  /** Whether this epoch is current still: asks the storage. */
+  isCurrent(): Promise<boolean>;
+  warn(thrown: unknown): void;
+  nowMs(): number;
+  monotonicMs(): number;
+  /** Whether a writer has ended; undefined where that cannot be known. */
+  hasEnded(writer: string): boolean | undefined;
+}
+
+/** What the leader has counted. */
+export interface RootCount {
+  /** Blocks. */
+  readonly counted: Amount;
+  readonly besides: Amount;
+  readonly outstanding: Amount;
+  readonly unaccounted: Amount;
+  /** Everything has been counted once. */
+  readonly ready: boolean;
+}
+
+/** One epoch of leading: counts what is there, deals out room and evicts. All of it in one line of turns, so that no two steps overlap. */
+export class Leader {
+  readonly #options: LeaderOptions;
+  readonly #ledger: Ledger = new Ledger();
+  readonly #reader: MemberReader;
+  readonly #evictions: LogWriter;
+  readonly #catalog: Map<string, CatalogFolder> = new Map();
+  #recounts = 0;
+  #recount: AsyncGenerator<void> | undefined;
+  #ready = false;
+  #recountEndedAtMs = 0;
+  #recountTookMs = 0;
+  #askedAtMs = Number.NEGATIVE_INFINITY;
+  #sweptAtMs = Number.NEGATIVE_INFINITY;
+  #gone: { readonly entry: CatalogFolder; readonly keys: KeyBatch }[] = [];
+  /** Blocks evicted. */
+  evictedBlocks = 0;
+
+  constructor(options: LeaderOptions) {
+    this.#options = options;
+    this.#evictions = new LogWriter(options.files, (file) => evictionsName(options.epoch, file));
+    this.#reader = new MemberReader({
+      ...options,
+      ledger: this.#ledger,
+      take: (record) => this.#take(record),
+      onLate: () => this.#beginAnew(),
+    });
+  }
+
+  get count(): RootCount {
+    const { besides, unaccounted } = this.#ledger;
+    return {
+      counted: this.#counted(),
+      besides,
+      outstanding: this.#ledger.outstanding(),
+      unaccounted,
+      ready: this.#ready,
+    };
+  }
+
+  /** Whether there is work that should not wait for the next turn's time. */
+  get busy(): boolean {
+    return this.#recount !== undefined;
+  }
+
+  /** Someone has asked for room lately. */
+  get wasAsked(): boolean {
+    return this.#options.monotonicMs() - this.#askedAtMs < ASKED_FOR_MS;
+  }
+
+  /** One turn; false when another leads. */
+  async turn(names: readonly string[]): Promise<boolean> {
+    await this.#reader.readAll(names);
+    await this.#checkGone();
+    await this.#runRecount();
+    if (this.#ready && !this.#ledger.uncertain && !(await this.#makeRoom())) return false;
+    await this.#writeGrants();
+    const now = this.#options.monotonicMs();
+    if (this.#ready && now - this.#sweptAtMs > SWEEP_EVERY_MS) {
+      this.#sweptAtMs = now;
+      await sweep(names, { ...this.#options, ledger: this.#ledger });
+    }
+    return true;
+  }
+
+  /** A server was heard of that has stored what no recount may have seen: nothing is granted before one has. */
+  #beginAnew(): void {
+    this.#recount = undefined;
+    this.#ready = false;
+  }
+
+  #counted(tenant?: string): Amount {
+    let sum = NOTHING;
+    for (const entry of this.#catalog.values()) {
+      if (tenant === undefined || entry.source.tenant === tenant) sum = plus(sum, entry.counted);
+    }
+    return sum;
+  }
+
+  /** What is left of the capacity; may be below nothing. */
+  #free(): Amount {
+    return minus(this.#options.capacity, this.#ledger.used(this.#counted()));
+  }
+
+  /** Bytes that a tenant may still get. */
+  #roomOf(tenant: string): number {
+    const quota = this.#options.quotas.get(tenant);
+    if (quota === undefined) return Number.POSITIVE_INFINITY;
+    return quota - this.#counted(tenant).bytes - this.#ledger.outstanding(tenant).bytes;
+  }
+
+  /** Takes in what a server's log says. Bytes and files that it says were stored. */
+  async #take(record: Parameters<CatalogFolder["apply"]>[0]): Promise<Amount> {
+    const entry = this.#catalog.get(record.folder) ?? (await this.#discover(record.folder));
+    if (entry === undefined || entry.source.keyBytes !== record.keys.stride) return NOTHING; // unaccounted for, then
+    if (record.kind === RecordKind.GONE) {
+      this.#gone.push({ entry, keys: record.keys });
+      return NOTHING;
+    }
+    entry.apply(record, this.#recounts);
+    if (record.kind !== RecordKind.STORED) return NOTHING;
+    return { bytes: record.keys.count * record.fileBytes, files: record.keys.count };
+  }
+
+  async #discover(name: string): Promise<CatalogFolder | undefined> {
+    for (const source of await this.#options.root.folders()) {
+      if (this.#catalog.has(source.name)) continue;
+      const capacityBlocks = Math.min(1e9, this.#options.capacity.files, this.#options.capacity.bytes / 2 ** 16);
+      const { policy, nowMs } = this.#options;
+      this.#catalog.set(source.name, new CatalogFolder(source, policy, Math.max(16, Math.ceil(capacityBlocks)), nowMs));
+    }
+    return this.#catalog.get(name);
+  }
+
+  /** Blocks that were said to be gone. They may have been moved to a quarantine: what they took counts until the next recount. */
+  async #checkGone(): Promise<void> {
+    for (const { entry, keys } of this.#gone.splice(0)) {
+      const there = await entry.source.exists(keys);
+      this.#ledger.lose(entry.forget(keys, there));
+    }
+  }
+
+  async #runRecount(): Promise<void> {
+    const { monotonicMs } = this.#options;
+    const beganAtMs = monotonicMs();
+    if (this.#recount === undefined && this.#recountIsDue(beganAtMs))
+      this.#recount = this.#recountAll(++this.#recounts);
+    while (this.#recount !== undefined && monotonicMs() - beganAtMs < SLICE_MS) {
+      try {
+        if ((await this.#recount.next()).done) this.#recount = undefined;
+      } catch (thrown) {
+        this.#recount = undefined;
+        this.#recountEndedAtMs = monotonicMs();
+        throw thrown;
+      }
+    }
+  }
+
+  #recountIsDue(now: number): boolean {
+    const since = now - this.#recountEndedAtMs;
+    if (this.#recounts === 0) return true;
+    if (since < RECOUNT_PAUSE_MS / 10) return false; // after a failure too
+    if (!this.#ready) return true;
+    for (const member of this.#ledger.members.values()) if (member.ended) return true;
+    const pause = Math.max(RECOUNT_PAUSE_MS, RECOUNT_PAUSE_TIMES * this.#recountTookMs);
+    return since > RECOUNT_EVERY_MS || (since > pause && !isNothing(this.#ledger.unaccounted));
+  }
+
+  async *#recountAll(recount: number): AsyncGenerator<void> {
+    const beganAtMs = this.#options.monotonicMs();
+    const ended = this.#ledger.beginRecount();
+    await this.#discover("");
+    for (const entry of this.#catalog.values()) entry.beginRecount();
+    let besides = NOTHING;
+    for (const entry of this.#catalog.values()) {
+      for await (const leaf of entry.source.leaves()) {
+        const blocks = await entry.source.list(leaf);
+        besides = plus(besides, blocks.others);
+        entry.list(blocks, recount);
+        yield;
+      }
+      for (const _ of entry.takeFound(recount)) yield;
+      for (const _ of entry.dropUnseen(recount)) yield;
+      // last: what is moved to the quarantine meanwhile is counted at one of both places
+      besides = plus(besides, await entry.source.besides((writer) => this.#isMember(writer)));
+    }
+    this.#ledger.endRecount(besides, ended);
+    this.#sweptAtMs = Number.NEGATIVE_INFINITY; // their files can go
+    this.#ready = true;
+    this.#recountEndedAtMs = this.#options.monotonicMs();
+    this.#recountTookMs = this.#recountEndedAtMs - beganAtMs;
+  }
+
+  /** Names of one process differ in their last part only. */
+  #isMember(writer: string): boolean {
+    const processOf = (name: string): string => name.slice(0, name.lastIndexOf("-"));
+    for (const member of this.#ledger.members.keys()) if (processOf(member) === processOf(writer)) return true;
+    return false;
+  }
+
+  /** Evicts for those who ask, and grants. False when another leads. */
+  async #makeRoom(): Promise<boolean> {
+    const needs = needsOf(this.#ledger.members.values());
+    const { capacity, quotas, monotonicMs } = this.#options;
+    if (needs.length > 0) this.#askedAtMs = monotonicMs();
+    const endsAtMs = monotonicMs() + EVICTING_MS;
+    for (const [tenant, quota] of quotas) {
+      const asked = Math.min(quota, sumOf(needs, tenant).bytes);
+      if (!(await this.#evict(() => ({ bytes: asked - this.#roomOf(tenant), files: 0 }), endsAtMs, tenant)))
+        return false;
+    }
+    const asked = lesser(this.#allowed(needs), capacity);
+    const reserve = { bytes: capacity.bytes * RESERVE_SHARE, files: Math.floor(capacity.files * RESERVE_SHARE) };
+    const wanted = plus(asked, lesser(asked, reserve));
+    if (!(await this.#evict(() => minus(wanted, this.#free()), endsAtMs))) return false;
+    const free = atLeastNothing(this.#free());
+    for (const { member, tenant, amount } of share(needs, free, (of) => this.#roomOf(of))) member.grant(tenant, amount);
+    return true;
+  }
+
+  /** What is asked for and no quota forbids. */
+  #allowed(needs: readonly Need[]): Amount {
+    let sum = NOTHING;
+    for (const tenant of new Set(needs.map((need) => need.tenant))) {
+      const asked = sumOf(needs, tenant);
+      const bytes = Math.min(asked.bytes, Math.max(0, this.#roomOf(tenant)));
+      sum = plus(sum, { bytes, files: bytes === 0 ? 0 : asked.files });
+    }
+    return sum;
+  }
+
+  /** Removes the blocks least worth keeping until nothing is missing any more, or time is over. */
+  async #evict(missing: () => Amount, endsAtMs: number, tenant?: string): Promise<boolean> {
+    for (let wanted = missing(); wanted.bytes > 0 || wanted.files > 0; wanted = missing()) {
+      const entry = this.#coldest(tenant);
+      if (entry === undefined) return true;
+      if (!(await this.#options.isCurrent())) return false;
+      if (!(await this.#evictFrom(entry, wanted)) || this.#options.monotonicMs() > endsAtMs) return true;
+    }
+    return true;
+  }
+
+  /** The folder whose next victim was used longest ago. */
+  #coldest(tenant: string | undefined): CatalogFolder | undefined {
+    let coldest: CatalogFolder | undefined;
+    let oldestMs = Number.POSITIVE_INFINITY;
+    for (const entry of this.#catalog.values()) {
+      if (entry.size === 0 || (tenant !== undefined && entry.source.tenant !== tenant)) continue;
+      const usedAtMs = entry.victimUsedAtMs(this.#options.nowMs());
+      if (usedAtMs < oldestMs) [coldest, oldestMs] = [entry, usedAtMs];
+    }
+    return coldest;
+  }
+
+  /** Whether anything has gone. */
+  async #evictFrom(entry: CatalogFolder, wanted: Amount): Promise<boolean> {
+    const { hooks, nowMs, warn } = this.#options;
+    const victims = entry.takeVictims(wanted, EVICT_KEYS_MAX, nowMs());
+    if (victims.keys.count === 0) return false;
+    hooks.evicting(entry.source.name);
+    let outcomes: Uint8Array = new Uint8Array(victims.keys.count).fill(Outcome.FAILED);
+    try {
+      outcomes = await entry.source.remove(victims.keys);
+    } catch (thrown) {
+      warn(thrown);
+    }
+    const { removed, missing } = entry.evicted(victims, outcomes, nowMs(), this.#recounts);
+    this.#ledger.lose(missing);
+    const gone = [...outcomes.keys()].filter((i) => outcomes[i] !== Outcome.FAILED);
+    const keys = selectKeys(victims.keys, gone);
+    this.evictedBlocks += removed.files;
+    hooks.evicted(entry.source.name, keys);
+    if (keys.count === 0) return false;
+    const record = { kind: RecordKind.EVICTED, folder: entry.source.name, keys, fileBytes: 0, atMs: nowMs() };
+    await this.#evictions.append(encodeRecords(record)).catch(warn);
+    return true;
+  }
+
+  async #writeGrants(): Promise<void> {
+    for (const member of this.#ledger.members.values()) {
+      if (member.grantDirty) await this.#writeGrant(member);
+    }
+  }
+
+  async #writeGrant(member: MemberRecord): Promise<void> {
+    const grant = { read: member.position, accounts: member.grants };
+    await this.#options.files.replace(grantName(member.writer, this.#options.epoch), encodeDocument(grant));
+    member.grantDirty = false;
+  }
+}
+
+function sumOf(needs: readonly Need[], tenant: string): Amount {
+  return needs.reduce((sum, need) => (need.tenant === tenant ? plus(sum, need.amount) : sum), NOTHING);
+}

@@ -1,0 +1,140 @@
+import type { Logger } from "@kvferry/core";
+import { type Amount, isNothing, NOTHING, plus } from "./amount.js";
+import { DOCUMENT_BYTES_MAX, decodeState, type MemberState } from "./documents.js";
+import type { CapacityFiles } from "./files.js";
+import { type Ledger, MemberRecord, storedBy } from "./ledger.js";
+import { type LogRecord, readLog } from "./log.js";
+import { logName, parseName, stateName } from "./names.js";
+
+/** A server of which nobody can know whether it lives, on another host, has ended when it has shown nothing for so long. It gives up its
+ * own room long before. */
+export const ENDED_AFTER_MS: number = 5 * 60 * 1000;
+
+export interface MemberReaderOptions {
+  readonly files: CapacityFiles;
+  readonly ledger: Ledger;
+  readonly logger: Logger;
+  readonly capacity: Amount;
+  monotonicMs(): number;
+  hasEnded(writer: string): boolean | undefined;
+  /** Takes in a record; what it says was stored. */
+  take(record: LogRecord): Promise<Amount>;
+  /** The first state that can be read of a server says that it has stored something. */
+  onLate(): void;
+}
+
+/** Keeps the ledger's members as their files say. */
+export class MemberReader {
+  readonly #options: MemberReaderOptions;
+  readonly #warned: Set<string> = new Set();
+
+  constructor(options: MemberReaderOptions) {
+    this.#options = options;
+  }
+
+  async readAll(names: readonly string[]): Promise<void> {
+    const { files, ledger, monotonicMs } = this.#options;
+    for (const name of names) {
+      const parsed = parseName(name);
+      if (parsed?.kind !== "state") continue;
+      const bytes = await files.read(name, 0, DOCUMENT_BYTES_MAX + 1);
+      if (bytes === undefined) continue;
+      let member = ledger.members.get(parsed.writer);
+      if (member === undefined) {
+        const last = ledger.forgotten.get(parsed.writer);
+        if (last !== undefined && Buffer.compare(last, bytes) === 0) continue;
+        ledger.forgotten.delete(parsed.writer);
+        member = new MemberRecord(parsed.writer, monotonicMs());
+        ledger.members.set(parsed.writer, member);
+      }
+      if (!member.ended && Buffer.compare(bytes, member.raw) !== 0) await this.#read(member, bytes);
+    }
+    for (const member of ledger.members.values()) if (!member.ended) await this.#checkLife(member);
+  }
+
+  async #read(member: MemberRecord, bytes: Uint8Array): Promise<void> {
+    const { monotonicMs, logger, capacity } = this.#options;
+    member.raw = bytes;
+    member.changedAtMs = monotonicMs();
+    const state = decodeState(bytes);
+    if (state === undefined) {
+      this.#warnOnce(`damaged ${member.writer}`, () =>
+        logger.warn(
+          { file: stateName(member.writer) },
+          "a server's file of the capacity is damaged; no room is granted until it has written it anew",
+        ),
+      );
+      return;
+    }
+    if (state.capacityBytes !== capacity.bytes) {
+      this.#warnOnce(`capacity ${member.writer}`, () =>
+        logger.warn(
+          { writer: member.writer, itsCapacityBytes: state.capacityBytes, capacityBytes: capacity.bytes },
+          "a server has another capacity configured for the same root; the leader's own holds",
+        ),
+      );
+    }
+    await this.#adopt(member, state);
+  }
+
+  async #adopt(member: MemberRecord, state: MemberState): Promise<void> {
+    const { ledger, logger } = this.#options;
+    if (member.state === undefined) {
+      member.adopt(state, state.log, NOTHING);
+      if (!isNothing(storedBy(state))) this.#options.onLate(); // a recount from now on finds it
+      return;
+    }
+    const { reported, damaged } = await this.#readLog(member, state);
+    const missing = member.adopt(state, state.log, reported);
+    if (damaged) {
+      this.#warnOnce(`log ${member.writer}`, () =>
+        logger.warn(
+          { writer: member.writer },
+          "a server's log of the capacity is damaged; a recount finds what it stored",
+        ),
+      );
+    }
+    if (!isNothing(missing)) ledger.lose(missing);
+    if (state.log.file !== member.grantedLogFile) {
+      member.grantedLogFile = state.log.file;
+      member.grantDirty = true; // so that it can remove what was read
+    }
+  }
+
+  async #readLog(member: MemberRecord, state: MemberState): Promise<{ reported: Amount; damaged: boolean }> {
+    let reported = NOTHING;
+    let from = member.position;
+    for (;;) {
+      const part = await readLog(this.#options.files, (file) => logName(member.writer, file), from, state.log);
+      for (const record of part.records) reported = plus(reported, await this.#options.take(record));
+      if (part.damaged) return { reported, damaged: true };
+      if (!part.more) return { reported, damaged: false };
+      from = part.position;
+    }
+  }
+
+  /** A server that has ended leaves its last words in its log. */
+  async #checkLife(member: MemberRecord): Promise<void> {
+    const { hasEnded, monotonicMs, files, ledger } = this.#options;
+    const { state } = member;
+    if (state?.closed && isNothing(member.outstanding())) {
+      ledger.forget(member); // its files are swept up
+      return;
+    }
+    const ended = hasEnded(member.writer) ?? monotonicMs() - member.changedAtMs > ENDED_AFTER_MS;
+    if (!ended) return;
+    member.ended = true;
+    if (state === undefined) {
+      member.state = { beat: 0, closed: true, capacityBytes: 0, log: member.position, accounts: [] };
+      return;
+    }
+    const rest = await readLog(files, (file) => logName(member.writer, file), member.position);
+    for (const record of rest.records) await this.#options.take(record);
+  }
+
+  #warnOnce(what: string, warn: () => void): void {
+    if (this.#warned.has(what)) return;
+    this.#warned.add(what);
+    warn();
+  }
+}
