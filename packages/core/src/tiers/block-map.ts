@@ -123,11 +123,6 @@ export class BlockMap {
     return this.#lost[row] as number;
   }
 
-  /** From now on only what is lost later counts. */
-  forgetLost(row: number, bit: number): void {
-    this.#lost[row] = (this.#lost[row] as number) & ~bit;
-  }
-
   flight(row: number): number {
     return this.#flights[row] as number;
   }

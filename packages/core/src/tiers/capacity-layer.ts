@@ -38,6 +38,7 @@ export class CapacityLayer extends Layer implements EvictionSource {
   #blocksMax = 0;
   /** Blocks that stores under way may add. */
   #reserved = 0;
+  readonly #stores = { begun: 0, ended: 0 };
   /** Blocks that are being removed to make room: they are there still, and nobody finds them. */
   #leaving: KeySet | undefined;
   #removing: Promise<void> = Promise.resolve();
@@ -88,16 +89,20 @@ export class CapacityLayer extends Layer implements EvictionSource {
       if (signal?.aborted) return uniformResult(batch.keys.count, Outcome.FAILED, abortCode(signal));
       return uniformResult(batch.keys.count, Outcome.DROPPED, "UNAVAILABLE");
     }
-    if (this.#leave.size > 0) await this.#removing; // a block on its way out would be PRESENT, and then gone
+    while (this.#leave.size > 0 && this.#leave.hasMany(batch.keys, new Uint8Array(batch.keys.count)) > 0) {
+      await this.#removing; // a block on its way out would be PRESENT, and then gone
+    }
     const rows = new Int32Array(batch.keys.count);
     const wanted = batch.keys.count - this.#blocks.index.findMany(batch.keys, rows);
     this.#blocks.pin(rows);
     this.#reserved += wanted;
+    this.#stores.begun++;
     try {
       const granted = wanted === 0 ? 0 : await this.#makeRoom(wanted);
       this.#reserved -= wanted - granted;
       return await this.#storeSome(batch, rows, granted, options);
     } finally {
+      this.#stores.ended++;
       this.#blocks.unpin(rows);
     }
   }
@@ -117,10 +122,11 @@ export class CapacityLayer extends Layer implements EvictionSource {
   }
 
   protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+    const { ended } = this.#stores;
     const result = await super._remove(keys, options);
-    for (let i = 0; i < keys.count; i++) {
-      if (result.outcomes[i] === Outcome.REMOVED) this.#forget(selectKeys(keys, [i]));
-    }
+    const removed: number[] = [];
+    for (let i = 0; i < keys.count; i++) if (result.outcomes[i] === Outcome.REMOVED) removed.push(i);
+    if (ended === this.#stores.begun) this.#forget(selectKeys(keys, removed));
     return result;
   }
 
@@ -253,7 +259,10 @@ export class CapacityLayer extends Layer implements EvictionSource {
     return gone.length === keys.count;
   }
 
+  /** Not while anything is being stored: a block that goes and comes at the same time is counted, rather than not. What has gone all the same makes room in
+   * its turn. */
   #forget(keys: KeyBatch): void {
+    if (this.#stores.begun !== this.#stores.ended) return;
     const ledger = this.#blocks;
     const rows = new Int32Array(keys.count);
     ledger.index.findMany(keys, rows);

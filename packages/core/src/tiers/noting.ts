@@ -3,7 +3,7 @@ import { type BatchResult, LookupState, Outcome } from "../outcomes.js";
 import type { BlockMap } from "./block-map.js";
 import type { Tier } from "./tier.js";
 
-/** How often a tier is asked about blocks that came and went at the same time. */
+/** How often a tier is asked while blocks leave it. */
 const QUESTIONS_MAX = 3;
 
 /**
@@ -27,25 +27,23 @@ export function noteStored(
   }
   if (doubtful.length === 0) return undefined;
   const doubtfulRows = Int32Array.from(doubtful, (i) => rows[i] as number);
-  return ask(map, tier, selectKeys(keys, doubtful), doubtfulRows);
+  return askTier(map, tier, selectKeys(keys, doubtful), doubtfulRows);
 }
 
-async function ask(map: BlockMap, tier: Tier, keys: KeyBatch, rows: Int32Array): Promise<void> {
+/** Asks a tier which of these blocks it has now, and notes those; the rows are held. */
+export async function askTier(map: BlockMap, tier: Tier, keys: KeyBatch, rows: Int32Array): Promise<void> {
   for (let question = 0; question < QUESTIONS_MAX; question++) {
-    for (const row of rows) map.forgetLost(row, tier.bit);
-    let states: Uint8Array;
-    try {
-      states = tier.backend.lookupNow(keys) ?? (await tier.backend.lookup(keys));
-    } catch {
-      return; // not known to be there: found again by whoever asks the tier
+    const { removals } = tier;
+    let states = tier.backend.lookupNow(keys);
+    if (states === undefined) {
+      try {
+        states = await tier.backend.lookup(keys);
+      } catch {
+        return; // not known to be there: found again by whoever asks the tier
+      }
+      if (removals !== tier.removals) continue;
     }
-    let open = false;
-    for (let i = 0; i < rows.length; i++) {
-      const row = rows[i] as number;
-      if (states[i] !== LookupState.HIT) continue;
-      if ((map.lost(row) & tier.bit) === 0) map.gain(row, tier.bit);
-      else open = true;
-    }
-    if (!open) return;
+    for (let i = 0; i < rows.length; i++) if (states[i] === LookupState.HIT) map.gain(rows[i] as number, tier.bit);
+    return;
   }
 }

@@ -4,7 +4,7 @@ import { KvferryError, toKvferryError } from "../errors.js";
 import { type KeyBatch, selectKeys } from "../keys.js";
 import type { MetricLabels } from "../layers/metrics.js";
 import { StagingPool } from "../layers/staging-pool.js";
-import { type BatchResult, Outcome, uniformResult } from "../outcomes.js";
+import type { BatchResult } from "../outcomes.js";
 import { NO_ROW } from "../prefix-index/block-table.js";
 import { createMemoryRegion } from "../region.js";
 import type { AuthorScanOptions, ScanPage } from "../scan.js";
@@ -18,6 +18,7 @@ import { MISS_REASONS, MissReasons } from "./miss-reasons.js";
 import { Mover } from "./mover.js";
 import { checkOptions, type TieredStoreOptions } from "./options.js";
 import type { StoreParts } from "./parts.js";
+import { removeFromAll } from "./removals.js";
 import { Stores } from "./stores.js";
 import { Tier } from "./tier.js";
 import { tieredManifest } from "./tiered-manifest.js";
@@ -148,33 +149,8 @@ export class TieredStore extends OffloadBackend {
     return this.#store.loads.load(batch, options);
   }
 
-  /** From every tier. A block that a tier could not remove has FAILED, whatever the others say. */
-  protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
-    const { map, movers } = this.#store.parts;
-    const rows = map.hold(keys, false);
-    try {
-      const had = Uint8Array.from(rows, (row) => map.tiers(row));
-      for (const { bit } of this.#tiers) for (const row of rows) map.lose(row, bit); // what waits to be copied is not any more
-      await Promise.all(movers.map((mover) => mover.current()));
-      for (const tier of this.#tiers) tier.removals++;
-      const results = await Promise.all(this.#tiers.map((tier) => removeFrom(tier, keys, options)));
-      const whole = uniformResult(keys.count, Outcome.MISS);
-      for (const [n, { bit }] of this.#tiers.entries()) {
-        const { outcomes, codes } = results[n] as BatchResult;
-        for (let i = 0; i < keys.count; i++) {
-          const failed = outcomes[i] === Outcome.FAILED;
-          if (failed && ((had[i] as number) & bit) !== 0) map.gain(rows[i] as number, bit);
-          else if (!failed) map.lose(rows[i] as number, bit);
-          if (whole.outcomes[i] === Outcome.FAILED || outcomes[i] === Outcome.MISS) continue;
-          whole.outcomes[i] = outcomes[i] as number;
-          whole.codes[i] = codes[i] as number;
-        }
-      }
-      return whole;
-    } finally {
-      for (const tier of this.#tiers) tier.removals++; // those who asked meanwhile do not know what they heard of
-      map.release(rows, false);
-    }
+  protected override _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+    return removeFromAll(this.#store.parts, keys, options);
   }
 
   protected override async *_scan(options: AuthorScanOptions): AsyncGenerator<ScanPage> {
@@ -311,10 +287,4 @@ export class TieredStore extends OffloadBackend {
       this.context.logger.debug({ err }, "the metrics sink has thrown");
     }
   }
-}
-
-/** A tier that cannot be asked may keep what it has. */
-async function removeFrom(tier: Tier, keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
-  if (!tier.isUp) return uniformResult(keys.count, Outcome.FAILED, "UNAVAILABLE");
-  return tier.remove(keys, options);
 }
