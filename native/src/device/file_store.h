@@ -17,7 +17,6 @@
 
 namespace kvferry {
 
-enum class Direct : uint8_t { Auto, On, Off };
 enum class Publish : uint8_t { Auto, Link, Rename };
 
 struct FileStoreOptions {

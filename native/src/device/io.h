@@ -9,6 +9,9 @@
 
 namespace kvferry {
 
+/** Whether files are opened with O_DIRECT; Auto: where it works. */
+enum class Direct : uint8_t { Auto, On, Off };
+
 /** Every call returns what the system call does, or -errno. EINTR is retried inside. Thread-safe. */
 class Io {
  public:

@@ -20,7 +20,21 @@ class EngineHandle {
       : engine(options), completions(addon.completions), siblings_(addon.engines) {}
   ~EngineHandle() { siblings_->erase(this); }
 
+  /** A handle that the environment ends with. */
+  static std::shared_ptr<EngineHandle> make(const EngineOptions& options, AddonData& addon);
+
+  Executor& executorOf(Work& work) {
+    return transfers && work.io() != nullptr ? *transfers : static_cast<Executor&>(engine);
+  }
+  /** As `Executor::close` and `join`, of all threads. */
+  void close(std::function<void()> done);
+  bool join(uint32_t timeoutMs);
+  /** Ends what has not begun of the batch with this ticket, if there is one. */
+  void cancel(uint32_t ticket, Code why);
+
   Engine engine;
+  /** Does the batches that are transfers, where they are not to wait behind others. */
+  std::unique_ptr<Executor> transfers;
   const std::shared_ptr<Completions> completions;
   std::unordered_map<uint32_t, std::shared_ptr<Batch>> tickets;
 
@@ -67,8 +81,16 @@ class Batch : public Work, public Completion, public std::enable_shared_from_thi
 /** Submits a BlockCopy of types.ts. */
 Napi::Value copyBlocks(const std::shared_ptr<EngineHandle>& engine, Napi::Object copy, uint32_t ticket);
 
+/** A promise that resolves when all threads have ended; `last` is called before that. */
+Napi::Value closeEngine(Napi::Env env, const std::shared_ptr<EngineHandle>& engine, std::function<void()> last);
+
 /** Makes a promise of a FileStore object: opening does I/O, so a thread of the engine does it. */
 Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options);
 Napi::Function defineStoreClass(Napi::Env env);
+Napi::Function defineDriveClass(Napi::Env env);
+void exportDrives(Napi::Env env, Napi::Object exports);
+
+/** { threads, queuedLoads, … } of types.ts. */
+Napi::Object statsOf(Napi::Env env, const EngineStats& stats);
 
 }  // namespace kvferry::binding

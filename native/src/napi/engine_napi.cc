@@ -25,9 +25,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       EngineOptions options;
       options.threads = static_cast<uint32_t>(wholeNumber(info[0], "threads", 1024));
       options.queueDepthMax = static_cast<uint32_t>(wholeNumber(info[1], "queueDepthMax", INT32_MAX));
-      AddonData& addon = addonData(info.Env());
-      handle_ = std::make_shared<EngineHandle>(options, addon);
-      addon.engines->emplace(handle_.get(), handle_);
+      handle_ = EngineHandle::make(options, addonData(info.Env()));
     });
   }
 
@@ -47,26 +45,19 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {
-    const EngineStats stats = handle_->engine.stats();
-    Napi::Object result = Napi::Object::New(info.Env());
-    result.Set("threads", stats.threads);
-    result.Set("queuedLoads", stats.queuedLoads);
-    result.Set("queuedStores", stats.queuedStores);
-    result.Set("running", stats.running);
-    return result;
+    return statsOf(info.Env(), handle_->engine.stats());
   }
 
   Napi::Value cancel(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const auto ticket = static_cast<uint32_t>(wholeNumber(info[0], "ticket", UINT32_MAX));
       const auto code = static_cast<Code>(wholeNumber(info[1], "code", 255));
-      const auto found = handle_->tickets.find(ticket);
-      if (found != handle_->tickets.end()) handle_->engine.cancel(found->second.get(), code);
+      handle_->cancel(ticket, code);
       return info.Env().Undefined();
     });
   }
 
-  Napi::Value close(const Napi::CallbackInfo& info);
+  Napi::Value close(const Napi::CallbackInfo& info) { return closeEngine(info.Env(), handle_, nullptr); }
 
   std::shared_ptr<EngineHandle> handle_;
 };
@@ -74,37 +65,74 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 /** Pushed by the last thread. */
 class EngineEnd : public Completion {
  public:
-  EngineEnd(Napi::Env env, std::shared_ptr<EngineHandle> handle)
-      : handle_(std::move(handle)), deferred_(Napi::Promise::Deferred::New(env)) {}
+  EngineEnd(Napi::Env env, std::shared_ptr<EngineHandle> handle, std::function<void()> last)
+      : handle_(std::move(handle)), last_(std::move(last)), deferred_(Napi::Promise::Deferred::New(env)) {}
 
   Napi::Value promise() const { return deferred_.Promise(); }
   void settle(Napi::Env env) override {
-    handle_->engine.join(0);
+    handle_->join(0);
+    if (last_) last_();
     handle_.reset();
     deferred_.Resolve(env.Undefined());
   }
 
  private:
   std::shared_ptr<EngineHandle> handle_;
+  std::function<void()> last_;
   Napi::Promise::Deferred deferred_;
 };
 
-Napi::Value EngineObject::close(const Napi::CallbackInfo& info) {
-  const auto end = std::make_shared<EngineEnd>(info.Env(), handle_);
-  const std::shared_ptr<Completions>& completions = handle_->completions;
-  completions->begin();
-  handle_->engine.close([completions, end] { completions->push(end); });
-  return end->promise();
+}  // namespace
+
+std::shared_ptr<EngineHandle> EngineHandle::make(const EngineOptions& options, AddonData& addon) {
+  const auto handle = std::make_shared<EngineHandle>(options, addon);
+  addon.engines->emplace(handle.get(), handle);
+  return handle;
 }
 
-}  // namespace
+void EngineHandle::close(std::function<void()> done) {
+  if (!transfers) return engine.close(std::move(done));
+  const auto left = std::make_shared<std::atomic<int>>(2);
+  const auto each = [left, done = std::move(done)] {
+    if (--*left == 0 && done) done();
+  };
+  transfers->close(each);
+  engine.close(each);
+}
+
+bool EngineHandle::join(uint32_t timeoutMs) {
+  const bool transfersEnded = !transfers || transfers->join(timeoutMs);
+  return engine.join(timeoutMs) && transfersEnded;
+}
+
+void EngineHandle::cancel(uint32_t ticket, Code why) {
+  const auto found = tickets.find(ticket);
+  if (found != tickets.end()) executorOf(*found->second).cancel(found->second.get(), why);
+}
+
+Napi::Object statsOf(Napi::Env env, const EngineStats& stats) {
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("threads", stats.threads);
+  result.Set("queuedLoads", stats.queuedLoads);
+  result.Set("queuedStores", stats.queuedStores);
+  result.Set("running", stats.running);
+  return result;
+}
+
+Napi::Value closeEngine(Napi::Env env, const std::shared_ptr<EngineHandle>& engine, std::function<void()> last) {
+  const auto end = std::make_shared<EngineEnd>(env, engine, std::move(last));
+  const std::shared_ptr<Completions>& completions = engine->completions;
+  completions->begin();
+  engine->close([completions, end] { completions->push(end); });
+  return end->promise();
+}
 
 Napi::Value Batch::submit(uint32_t ticket) {
   const Napi::Promise promise = deferred_.Promise();
   completions_->begin();
   ticket_ = ticket;
   if (ticket != 0) engine_->tickets.emplace(ticket, shared_from_this());
-  const Submitted submitted = engine_->engine.submit(shared_from_this());
+  const Submitted submitted = engine_->executorOf(*this).submit(shared_from_this());
   if (submitted != Submitted::Accepted) {
     const Code why = submitted == Submitted::Busy ? Code::Busy : Code::Closed;
     for (uint32_t unit = 0; unit < units; unit++) skip(unit, why);
@@ -149,6 +177,8 @@ void exportEngine(Napi::Env env, Napi::Object exports) {
   AddonData& addon = addonData(env);
   addon.engineClass = Napi::Persistent(EngineObject::define(env));
   addon.storeClass = Napi::Persistent(defineStoreClass(env));
+  addon.driveClass = Napi::Persistent(defineDriveClass(env));
+  exportDrives(env, exports);
   exports.Set("FileEngine", addon.engineClass.Value());
 }
 
@@ -158,9 +188,9 @@ void endEngines(AddonData& data) {
   for (const auto& [raw, weak] : *data.engines) {
     if (auto engine = weak.lock()) engines.push_back(std::move(engine));
   }
-  for (const auto& engine : engines) engine->engine.close(nullptr);
+  for (const auto& engine : engines) engine->close(nullptr);
   for (auto& engine : engines) {
-    if (engine->engine.join(mainThread ? kExitWaitMs : 0)) continue;
+    if (engine->join(mainThread ? kExitWaitMs : 0)) continue;
     // Its threads still use it, and there is nobody left to free it after them.
     new std::shared_ptr<EngineHandle>(engine);
   }

@@ -278,14 +278,6 @@ class OpenBatch final : public Batch {
   std::unique_ptr<Error> error_;
 };
 
-/** One of a few words; its place in the list. */
-size_t choice(Napi::Value value, const char* name, std::initializer_list<const char*> words) {
-  const std::string word = text(value, name);
-  const auto found = std::find(words.begin(), words.end(), word);
-  if (found == words.end()) throw Error(Code::InvalidArgument, std::string(name) + " cannot be '" + word + "'");
-  return static_cast<size_t>(found - words.begin());
-}
-
 FileStoreOptions optionsOf(Napi::Object object) {
   FileStoreOptions options;
   options.blocksFolder = text(object.Get("blocksFolder"), "blocksFolder");

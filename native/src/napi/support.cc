@@ -1,5 +1,6 @@
 #include "napi/support.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace kvferry::binding {
@@ -31,6 +32,13 @@ uint64_t wholeNumber(Napi::Value value, const char* name, uint64_t max) {
 std::string text(Napi::Value value, const char* name) {
   if (!value.IsString()) throw Error(Code::InvalidArgument, std::string(name) + " must be a string");
   return value.As<Napi::String>().Utf8Value();
+}
+
+size_t choice(Napi::Value value, const char* name, std::initializer_list<const char*> words) {
+  const std::string word = text(value, name);
+  const auto found = std::find(words.begin(), words.end(), word);
+  if (found == words.end()) throw Error(Code::InvalidArgument, std::string(name) + " cannot be '" + word + "'");
+  return static_cast<size_t>(found - words.begin());
 }
 
 Bytes bytesOf(Napi::Value value, const char* name) {

@@ -39,6 +39,7 @@ struct AddonData {
   Napi::FunctionReference regionClass;
   Napi::FunctionReference engineClass;
   Napi::FunctionReference storeClass;
+  Napi::FunctionReference driveClass;
   Napi::FunctionReference connectionClass;
   Napi::FunctionReference serverClass;
   /** Where sockets are read into before the bytes are copied to an array of their size. */
@@ -79,6 +80,8 @@ auto guarded(Napi::Env env, Body body) -> decltype(body()) {
 /** A whole number from 0 to `max`. Throws Error INVALID_ARGUMENT that names it. */
 uint64_t wholeNumber(Napi::Value value, const char* name, uint64_t max);
 std::string text(Napi::Value value, const char* name);
+/** One of a few words; its place in the list. Throws Error INVALID_ARGUMENT. */
+size_t choice(Napi::Value value, const char* name, std::initializer_list<const char*> words);
 
 struct Bytes {
   uint8_t* data = nullptr;
