@@ -102,6 +102,12 @@ export {
   uniformResult,
 } from "./outcomes.js";
 export { type BlockTable, NO_ROW } from "./prefix-index/block-table.js";
+export {
+  type PersistenceStatus,
+  PersistentIndex,
+  type PersistentIndexOptions,
+} from "./prefix-index/persistence/persistent-index.js";
+export type { RecoveryReport } from "./prefix-index/persistence/recovery.js";
 export { type BlockFacts, PrefixIndex, type PrefixIndexOptions } from "./prefix-index/prefix-index.js";
 export { createMemoryRegion, type Region, slotBytes } from "./region.js";
 export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";

@@ -11,8 +11,8 @@ export const ROWS_MAX: number = 2 ** 27 - 1;
 
 /** Words of a record after its key. */
 const PARENT = 0;
-const LAST_USE = 1;
-const BYTES = 2;
+const BYTES = 1;
+const LAST_USE = 2;
 const FACTS = 3;
 const FIELD_WORDS = 4;
 
@@ -175,6 +175,11 @@ export class BlockRecords {
     const left = this.children(row) - 1;
     this.#setChildren(row, left);
     return left;
+  }
+
+  /** For records whose counts are made anew. */
+  clearChildren(row: number): void {
+    this.#setChildren(row, 0);
   }
 
   #setChildren(row: number, children: number): void {

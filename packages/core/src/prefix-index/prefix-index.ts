@@ -14,6 +14,14 @@ export interface PrefixIndexOptions {
   readonly expectedBlocks?: number | undefined;
 }
 
+/** An index as files hold it. */
+export interface RestoredParts {
+  readonly records: BlockRecords;
+  readonly table: KeyTable;
+  readonly clock: TickClock;
+  readonly size: number;
+}
+
 /** What is said of all blocks of an `insert`. */
 export interface BlockFacts {
   /** Bits of the tiers that hold them: 1 to 255. */
@@ -54,18 +62,20 @@ export class PrefixIndex implements BlockTable {
     hashes: new Int32Array(WAVE_KEYS),
     rows: new Int32Array(WAVE_KEYS),
   };
-  #size = 0;
+  #size: number;
   #walkSteps = 0;
 
-  /** @throws KvferryError INVALID_ARGUMENT if the length is none of a key. */
-  constructor({ keyBytes, expectedBlocks = 0 }: PrefixIndexOptions) {
+  /** @throws KvferryError INVALID_ARGUMENT if the length is none of a key.
+   * @param restored for PersistentIndex alone. */
+  constructor({ keyBytes, expectedBlocks = 0 }: PrefixIndexOptions, restored?: RestoredParts) {
     if (!Number.isInteger(keyBytes) || keyBytes < KEY_BYTES_MIN || keyBytes > KEY_BYTES_MAX) {
       throw misuse(`keyBytes must be ${KEY_BYTES_MIN} to ${KEY_BYTES_MAX}, got ${keyBytes}`);
     }
     this.keyBytes = keyBytes;
-    this.#records = new BlockRecords(keyBytes);
-    this.#table = new KeyTable(this.#records, expectedBlocks);
-    this.#clock = new TickClock();
+    this.#records = restored?.records ?? new BlockRecords(keyBytes);
+    this.#table = restored?.table ?? new KeyTable(this.#records, expectedBlocks);
+    this.#clock = restored?.clock ?? new TickClock();
+    this.#size = restored?.size ?? 0;
   }
 
   /** Blocks in any tier. */

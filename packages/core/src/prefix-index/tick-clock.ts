@@ -4,17 +4,14 @@ import { KvferryError } from "../errors.js";
 const TICK_MS = 125;
 const TICK_MAX = 2 ** 31 - 1;
 
-/** Times in 32 bits: eighths of a second since the first time that was asked for; 8.5 years before and after it, and what is further away
- * counts as that far. */
+/** Times in 32 bits: eighths of a second from an epoch on, which is the first time that was asked for; 8.5 years before and after it, and what is further
+ * away counts as that far. */
 export class TickClock {
-  #epochMs: number | undefined;
+  /** In eighths of a second since 1970, so that times are rounded in one way whatever the epoch. */
+  #epoch: number | undefined;
 
   constructor(epochMs?: number) {
-    this.#epochMs = epochMs;
-  }
-
-  get epochMs(): number | undefined {
-    return this.#epochMs;
+    if (epochMs !== undefined) this.#epoch = Math.floor(epochMs / TICK_MS);
   }
 
   /** @throws KvferryError INVALID_ARGUMENT for what is no time. */
@@ -22,11 +19,12 @@ export class TickClock {
     if (!Number.isFinite(nowMs)) {
       throw new KvferryError("INVALID_ARGUMENT", `no time: ${nowMs}`, { operation: "prefixIndex" });
     }
-    this.#epochMs ??= nowMs;
-    return Math.max(-TICK_MAX, Math.min(TICK_MAX, Math.floor((nowMs - this.#epochMs) / TICK_MS)));
+    const ticks = Math.floor(nowMs / TICK_MS);
+    this.#epoch ??= ticks;
+    return Math.max(-TICK_MAX, Math.min(TICK_MAX, ticks - this.#epoch));
   }
 
   ms(tick: number): number {
-    return (this.#epochMs ?? 0) + tick * TICK_MS;
+    return ((this.#epoch ?? 0) + tick) * TICK_MS;
   }
 }

@@ -14,16 +14,9 @@ const TICK_MS = 125;
 /** What PrefixIndex shall do, in the plainest way: maps by the keys' hex, everything else counted anew each time. */
 export class Model {
   readonly blocks: Map<string, ModelBlock> = new Map();
-  #epochMs: number | undefined;
-
-  #tick(nowMs: number): number {
-    this.#epochMs ??= nowMs;
-    return Math.floor((nowMs - this.#epochMs) / TICK_MS);
-  }
-
   insert(keys: readonly Uint8Array[], tier: number, bytes: number, nowMs: number, parent?: Uint8Array): number {
     const before = this.blocks.size;
-    const tick = this.#tick(nowMs);
+    const tick = Math.floor(nowMs / TICK_MS);
     const last = new Map<string, string>();
     if (parent !== undefined) last.set(groupOf(keyHex(parent)), keyHex(parent));
     for (const key of keys) {
@@ -58,7 +51,7 @@ export class Model {
   }
 
   touch(keys: readonly Uint8Array[], nowMs: number): void {
-    const tick = this.#tick(nowMs);
+    const tick = Math.floor(nowMs / TICK_MS);
     for (const key of keys) {
       const block = this.blocks.get(keyHex(key));
       if (block !== undefined)
@@ -88,7 +81,7 @@ export class Model {
       tiers,
       bytes,
       uses,
-      lastUseMs: (this.#epochMs as number) + tick * TICK_MS,
+      lastUseMs: tick * TICK_MS,
       parent: hasParent ? parent : undefined,
       isOrphan: parent !== undefined && !hasParent,
       children: [...this.blocks.values()].filter((each) => each.parent === hex).length,
