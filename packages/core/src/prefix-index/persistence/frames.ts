@@ -9,10 +9,10 @@ export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 const MAGIC = 0x5850564b;
 const FORMAT_VERSION = 1;
 const HEADER_WORDS = 8;
-export const FRAME_HEADER_BYTES: number = HEADER_WORDS * 4;
+const FRAME_HEADER_BYTES: number = HEADER_WORDS * 4;
 const CHECKED_HEADER_BYTES = FRAME_HEADER_BYTES - 4;
 /** Longest body: a chunk of records with the longest keys is under 3 MiB. */
-export const FRAME_BODY_BYTES_MAX: number = 4 * 1024 * 1024;
+const FRAME_BODY_BYTES_MAX: number = 4 * 1024 * 1024;
 const READ_BYTES = 2 * FRAME_BODY_BYTES_MAX;
 
 /**

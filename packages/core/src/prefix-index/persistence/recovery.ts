@@ -40,7 +40,7 @@ export interface RecoveryReport {
 }
 
 /** Where the log goes on. */
-export interface LogEnd {
+interface LogEnd {
   readonly generation: number;
   readonly bytes: number;
 }
