@@ -1,3 +1,3 @@
-export { HostMemoryBackend } from "./backend.js";
-export type { HostMemoryConfig } from "./config.js";
+export { HostArena, type HostArenaOptions } from "./arena.js";
+export { HostMemoryBackend, type HostMemoryConfig } from "./backend.js";
 export { hostMemoryManifest } from "./manifest.js";

@@ -1,9 +1,8 @@
 import { defineManifest, type Manifest } from "@kvferry/core";
 
-/** What this backend can do. What is left out is false: the call then answers UNSUPPORTED, and the conformance suite holds the backend
- * to whatever is true. Not `abandonable`: a read that hangs may still write into its slot. */
+/** What this backend can do. Blocks are verified, since memory errs too, and gone with the process. Not `zeroCopy`: a block is copied between region and
+ * arena. Not `abandonable`: a copy under way is finished first; it takes microseconds. */
 export const hostMemoryManifest: Manifest = defineManifest({
   name: "host-memory",
-  capabilities: { scan: true, remove: true, durable: true, zeroCopy: true },
-  limits: { keyBytesMax: 120 }, // in hex and with the suffix it must fit into a file name of 255 bytes
+  capabilities: { scan: true, remove: true, usage: true, verifiesPayload: true },
 });

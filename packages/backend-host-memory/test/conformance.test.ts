@@ -1,25 +1,19 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { createFileEngine } from "@kvferry/native";
 import { conformance } from "@kvferry/testkit";
-import { describe, it } from "vitest";
-import { HostMemoryBackend } from "../src/index.js";
+import { afterAll, describe, it } from "vitest";
+import { HostArena, HostMemoryBackend } from "../src/index.js";
+
+const MIB = 1024 * 1024;
+const engine = createFileEngine({ threads: 4 });
+afterAll(() => engine.close());
 
 conformance({
   name: "host-memory",
   test: { describe, it },
   factory: {
     async create() {
-      const root = await mkdtemp(join(tmpdir(), "kvferry-host-memory-"));
-      const backend = new HostMemoryBackend({ root });
-      return {
-        backend,
-        reopen: async () => new HostMemoryBackend({ root }),
-        damage: {
-          leaveTempFile: () => writeFile(join(root, backend.context.namespace.digestHex, "tmp", "left"), "half a bl"),
-        },
-        cleanup: () => rm(root, { recursive: true, force: true }),
-      };
+      const arena = new HostArena({ capacityBytes: 16 * MIB, engine });
+      return { backend: new HostMemoryBackend({ arena }), cleanup: () => arena.close() };
     },
   },
 });

@@ -11,8 +11,11 @@ import type { Tier } from "./tier.js";
 const RANKS: Uint8Array = new Uint8Array(8);
 RANKS[Outcome.DROPPED] = 1;
 RANKS[Outcome.FAILED] = 2;
-RANKS[Outcome.PRESENT] = 3;
-RANKS[Outcome.STORED] = 4;
+RANKS[Outcome.PRESENT] = 4;
+RANKS[Outcome.STORED] = 5;
+/** Of a failure that is the caller's own doing: nobody knows what that tier would have said. */
+const CUT_SHORT_RANK = 3;
+const TAKEN_RANK_MIN = 4;
 
 /** The stores of a store. */
 export class Stores {
@@ -89,27 +92,39 @@ export class Stores {
   #noteUntaken({ keys }: BlockBatch, result: BatchResult): void {
     const { reasons } = this.#parts;
     for (let i = 0; i < keys.count; i++) {
-      if ((RANKS[result.outcomes[i] as number] as number) > 2) continue;
+      if (isTaken(result, i)) continue;
       reasons.note(keys, i, reasonOf(result, i));
     }
   }
 }
 
 function reasonOf(result: BatchResult, index: number): MissReason {
+  return isCutShort(result, index) ? "timed_out" : "dropped";
+}
+
+function isCutShort(result: BatchResult, index: number): boolean {
   const code = outcomeCode(result, index);
-  return code === "DEADLINE" || code === "ABORTED" ? "timed_out" : "dropped";
+  return code === "DEADLINE" || code === "ABORTED";
+}
+
+function isTaken({ outcomes }: BatchResult, index: number): boolean {
+  return (RANKS[outcomes[index] as number] as number) >= TAKEN_RANK_MIN;
+}
+
+function rankOf(result: BatchResult, index: number): number {
+  const outcome = result.outcomes[index] as number;
+  return outcome === Outcome.FAILED && isCutShort(result, index) ? CUT_SHORT_RANK : (RANKS[outcome] as number);
 }
 
 /** Positions that no tier took. */
-function untakenBy({ outcomes }: BatchResult): number[] {
+function untakenBy(result: BatchResult): number[] {
   const positions: number[] = [];
-  for (let i = 0; i < outcomes.length; i++) if ((RANKS[outcomes[i] as number] as number) <= 2) positions.push(i);
+  for (let i = 0; i < result.outcomes.length; i++) if (!isTaken(result, i)) positions.push(i);
   return positions;
 }
 
 function merge(whole: BatchResult, at: number, part: BatchResult, from: number, first: boolean): void {
-  const outcome = part.outcomes[from] as number;
-  if (!first && (RANKS[outcome] as number) <= (RANKS[whole.outcomes[at] as number] as number)) return;
-  whole.outcomes[at] = outcome;
+  if (!first && rankOf(part, from) <= rankOf(whole, at)) return;
+  whole.outcomes[at] = part.outcomes[from] as number;
   whole.codes[at] = part.codes[from] as number;
 }

@@ -99,6 +99,7 @@ export class Tier {
   failed(thrown: unknown, operation: string, signal: AbortSignal | undefined): ErrorCode {
     if (signal?.aborted) return abortCode(signal);
     const err = toKvferryError(thrown, operation);
+    if (err.code === "BUSY") return err.code; // too much at once, but it works
     this.#logger?.warn({ err, tier: this.name, operation }, "a tier fails; it is skipped for now");
     this.#fell();
     return err.code;
