@@ -1,6 +1,7 @@
 // Real S3 servers of two makes, for tests and benchmarks: built from Go's module proxy at a pinned version, kept in .cache/.
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -11,6 +12,7 @@ const root = resolve(fileURLToPath(import.meta.url), "../../..");
 const folder = join(root, ".cache/s3-servers");
 const REGION = "eu-test-1";
 const START_MS_MAX = 30_000;
+const MEMORY_BYTES_MIN = 2 * 2 ** 30;
 
 const SERVERS = {
   versitygw: {
@@ -79,10 +81,10 @@ async function build(name, log) {
  * Starts a server on a free port of the loopback interface, with a data folder and credentials of its own.
  *
  * @param {string} name one of S3_SERVER_NAMES
- * @param {{ parent?: string }} options the folder in which its data folder is made
+ * @param {{ parent?: string }} options the folder in which its data folder is made; default: in memory, where there is room
  * @returns the server; its `stop()` also removes the data. `pause()` and `resume()` freeze and thaw it.
  */
-export async function startS3Server(name, { parent = tmpdir() } = {}) {
+export async function startS3Server(name, { parent = scratchFolder() } = {}) {
   const binary = s3ServerBinary(name);
   if (binary === undefined) throw new Error(`${name} is not built: node scripts/setup-system.mjs`);
   const { args, env, folders } = SERVERS[name];
@@ -97,7 +99,7 @@ export async function startS3Server(name, { parent = tmpdir() } = {}) {
   const stop = async () => {
     killGroup(server.child);
     await server.ended;
-    rmSync(data, { recursive: true, force: true });
+    await rm(data, { recursive: true, force: true });
   };
   try {
     await listening(port, server);
@@ -112,6 +114,14 @@ export async function startS3Server(name, { parent = tmpdir() } = {}) {
     pause: () => killGroup(server.child, "SIGSTOP"),
     resume: () => killGroup(server.child, "SIGCONT"),
   };
+}
+
+/** Thousands of small files are made and removed: in memory, where there is enough of it. */
+function scratchFolder() {
+  const memory = "/dev/shm";
+  if (!existsSync(memory)) return tmpdir();
+  const { bavail, bsize } = statfsSync(memory);
+  return bavail * bsize >= MEMORY_BYTES_MIN ? memory : tmpdir();
 }
 
 function freePort() {

@@ -37,8 +37,8 @@ export async function loadBlock(
   // all of them end before this does: no read may outlive the call
   const found = await Promise.allSettled(reads);
   options.signal?.throwIfAborted();
-  for (const [i, each] of found.entries()) {
-    if (each.status === "rejected" && !isBeyondEnd(each.reason, i)) throw each.reason;
+  for (const each of found) {
+    if (each.status === "rejected" && !isBeyondEnd(each.reason)) throw each.reason;
   }
   if (found.some((each) => each.status === "fulfilled" && !each.value)) return MISS;
   const etags = new Set(sinks.filter(({ begun }) => begun).map(({ etag }) => etag));
@@ -53,8 +53,8 @@ export async function loadBlock(
 }
 
 /** A range that begins after the object's end: the object is too short, which is damage and no failure. */
-function isBeyondEnd(thrown: unknown, part: number): boolean {
-  return part > 0 && thrown instanceof KvferryError && thrown.context.httpStatus === 416;
+function isBeyondEnd(thrown: unknown): boolean {
+  return thrown instanceof KvferryError && thrown.context.httpStatus === 416;
 }
 
 /** Takes a part of a stored block: payload into the slot, padding and footer into the tail. */

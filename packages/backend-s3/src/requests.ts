@@ -15,7 +15,7 @@ import {
   S3Client,
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
-import type { Priority } from "@kvferry/core";
+import { type Priority, silentLogger } from "@kvferry/core";
 import { checksumHeader } from "./checksum.js";
 import type { ResolvedS3Config } from "./config.js";
 import { httpStatus, s3Code, toS3Error } from "./errors.js";
@@ -100,6 +100,7 @@ export class S3Requests {
       ...(endpoint !== undefined && { endpoint }),
       forcePathStyle,
       maxAttempts: 1,
+      logger: silentLogger, // else it warns, on the console, of bodies that it cannot repeat
       requestHandler: this.#transport as never, // an interface of a package that is not ours to import
       requestChecksumCalculation: "WHEN_REQUIRED",
       responseChecksumValidation: "WHEN_REQUIRED",
@@ -230,13 +231,15 @@ export class S3Requests {
     );
   }
 
-  async abortUpload(name: string, id: string, options: RequestOptions): Promise<void> {
-    await this.#unlessMissing("abort an upload", name, options, () =>
+  /** False if there is no such upload any more. */
+  async abortUpload(name: string, id: string, options: RequestOptions): Promise<boolean> {
+    const aborted = await this.#unlessMissing("abort an upload", name, options, () =>
       this.#client.send(
         new AbortMultipartUploadCommand({ Bucket: this.#bucket, Key: name, UploadId: id }),
         sendOptions(options),
       ),
     );
+    return aborted !== undefined;
   }
 
   /** The first 1,000 unfinished uploads below a prefix. */

@@ -1,8 +1,11 @@
-import { encodeFooter, FOOTER_BYTES, type FooterFields, Outcome, storedBlockBytes } from "@kvferry/core";
+import { encodeFooter, FOOTER_BYTES, type FooterFields, KvferryError, Outcome, storedBlockBytes } from "@kvferry/core";
 import { combineChecksums, type RunningChecksum } from "./checksum.js";
 import { partsOf, piecesBetween } from "./parts.js";
 import type { CreateOutcome, RequestOptions, S3Requests, Upload, UploadedPart } from "./requests.js";
 import { tailBytes } from "./verdict.js";
+
+const ABORTS_MAX = 4;
+const ABORT_PAUSE_MS = 100;
 
 export interface BlockStore {
   readonly name: string;
@@ -30,12 +33,22 @@ export async function storeBlock(
 ): Promise<typeof Outcome.STORED | typeof Outcome.PRESENT> {
   const bytes = storedBlockBytes(store.slot.length);
   const write = bytes >= settings.multipartFromBytes && bytes > settings.partBytes ? storeInParts : storeWhole;
-  if ((await write(requests, store, settings, settings.conditional, options)) === "created") return Outcome.STORED;
+  const isThere = async (): Promise<boolean> => (await requests.head(store.name, options))?.bytes === bytes;
+  try {
+    if ((await write(requests, store, settings, settings.conditional, options)) === "created") return Outcome.STORED;
+  } catch (thrown) {
+    // a storage that refuses before it has read the body may cut the connection, and its answer with it
+    if (!isCut(thrown) || !(await isThere().catch(() => false))) throw thrown;
+    return Outcome.PRESENT;
+  }
   // there is an object of this name, or there was one: a block that is whole, by its size, stays
-  const head = await requests.head(store.name, options);
-  if (head !== undefined && (head.bytes === undefined || head.bytes === bytes)) return Outcome.PRESENT;
+  if (await isThere()) return Outcome.PRESENT;
   await write(requests, store, settings, false, options);
   return Outcome.STORED;
+}
+
+function isCut(thrown: unknown): boolean {
+  return thrown instanceof KvferryError && ["ECONNRESET", "EPIPE"].includes(String(thrown.context.s3Code));
 }
 
 async function storeWhole(
@@ -81,7 +94,7 @@ async function storeInParts(
     over = outcome === "created";
     return outcome;
   } finally {
-    if (!over) inBackground(() => requests.abortUpload(name, upload.id, { priority: "store" }));
+    if (!over) inBackground(() => abandonUpload(requests, upload));
   }
 }
 
@@ -107,6 +120,14 @@ async function uploadParts(
   signal?.throwIfAborted();
   if (failing.signal.aborted) throw failing.signal.reason;
   return ended.map((each) => (each as PromiseFulfilledResult<UploadedPart>).value);
+}
+
+/** Aborts until the storage knows the upload no more: a part that is still arriving can outlive an abort. */
+async function abandonUpload(requests: S3Requests, { name, id }: Upload): Promise<void> {
+  for (let i = 0; i < ABORTS_MAX; i++) {
+    if (!(await requests.abortUpload(name, id, { priority: "store" }))) return;
+    await new Promise((resolve) => setTimeout(resolve, ABORT_PAUSE_MS));
+  }
 }
 
 /** Padding and footer. */
