@@ -73,7 +73,7 @@ async function pythonOrReason() {
 async function takeRoad() {
   const socket = join(scratch, "s");
   const python = await pythonOrReason();
-  await startServer(root, join(scratch, "data"), socket);
+  await startServer(root, ["--data", join(scratch, "data")], socket);
   log("ok  kvferry serve is ready");
   if (python.reason === undefined) {
     const { engineRoad } = await import("./demo/engine-road.mjs");

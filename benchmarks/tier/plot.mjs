@@ -1,5 +1,5 @@
-// A plain SVG: one panel a measure, a pair of bars a chunk size, the median with the range of the rounds.
-const COLOURS = { fs: "#8a8f98", kvferry: "#1f6feb" };
+// A plain SVG: one panel a measure, a bar for each tier a chunk size, the median with the range of the rounds.
+const COLOURS = { fs: "#8a8f98", posix: "#1f6feb", nvme: "#2da44e", memory: "#bf8700" };
 const PANEL = { width: 250, height: 190, left: 46, top: 40 };
 
 /** @param panels list of {title, unit, groups: [{label, bars: [{tier, median, min, max}]}]} */
@@ -13,7 +13,7 @@ export function barChart(title, subtitle, panels) {
   );
   const legend = Object.entries(COLOURS).map(
     ([tier, colour], i) =>
-      `<rect x="${width - 220 + i * 100}" y="18" width="12" height="12" fill="${colour}"/><text x="${width - 202 + i * 100}" y="28">${tier}</text>`,
+      `<rect x="${width - 340 + i * 80}" y="18" width="12" height="12" fill="${colour}"/><text x="${width - 322 + i * 80}" y="28">${tier}</text>`,
   );
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" fill="#24292f">`,

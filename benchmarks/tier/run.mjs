@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// `npm run bench:tier`: vLLM's fs tier and ours, side by side at vLLM's interface. See tier_bench.py for what is measured.
+// `npm run bench:tier`: vLLM's fs tier and our tiers, side by side at vLLM's interface. See tier_bench.py for what is measured.
+import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
 import { join, resolve } from "node:path";
@@ -12,22 +13,31 @@ import { barChart } from "./plot.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
 const results = join(root, "benchmarks/results");
-const TIERS = ["fs", "kvferry"];
+const MEBIBYTE = 2 ** 20;
+/** Blocks that fio keeps under way. */
+const FIO_DEPTH = 64;
 
 const HELP = `Usage: npm run bench:tier -- [options]
 
   --root DIR      where both tiers keep their files (default: the system's temporary folder)
   --rounds N      rounds that are reported (default 5)
   --mebibytes N   bytes of a phase (default 256)
+  --tiers LIST    of posix, nvme, memory (default: all)
+  --chunks LIST   KiB of a block (default 64,256,1024,4096)
   --help          this text
 
-Writes benchmarks/results/tier.json and tier.svg.
+Writes benchmarks/results/tier.json and tier.svg. fio's figures for the same folder, block size and depth stand beside them where fio is
+installed.
+
+Example: npm run bench:tier -- --root /mnt/nvme --tiers nvme --chunks 64
 `;
 const { values: flags } = parseArgs({
   options: {
     root: { type: "string", default: tmpdir() },
     rounds: { type: "string", default: "5" },
     mebibytes: { type: "string", default: "256" },
+    tiers: { type: "string", default: "posix,nvme,memory" },
+    chunks: { type: "string", default: "64,256,1024,4096" },
     help: { type: "boolean", default: false },
   },
 });
@@ -90,13 +100,15 @@ function sum(round, field) {
   return phases(round).reduce((total, phase) => total + phase[field], 0);
 }
 
+function spread(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return { median: sorted[sorted.length >> 1], min: sorted[0], max: sorted.at(-1) };
+}
+
 function summaries({ chunkBytes, blocks, rounds }) {
-  return TIERS.map((tier) => {
+  return [...new Set(rounds.map(({ tier }) => tier))].sort().map((tier) => {
     const own = rounds.filter((round) => round.tier === tier);
-    const measures = Object.entries(MEASURES).map(([name, read]) => {
-      const values = own.map(read).sort((a, b) => a - b);
-      return [name, { median: values[values.length >> 1], min: values[0], max: values.at(-1) }];
-    });
+    const measures = Object.entries(MEASURES).map(([name, read]) => [name, spread(own.map(read))]);
     return { chunkBytes, blocks, tier, ...Object.fromEntries(measures) };
   });
 }
@@ -115,7 +127,7 @@ function chart({ summary, machine: { cpu, cores }, vllm, options: { rounds, byte
     ],
   ].map(([title, unit, measure]) => ({ title, unit, groups: groupsOf(summary, measure) }));
   const subtitle = `vLLM ${vllm}, ${cores} cores (${cpu}), ${rounds} rounds of ${bytes >> 20} MiB; median, line: range; kvferry verifies every byte`;
-  return barChart("vLLM's fs tier and KvferryTier at vLLM's tier interface", subtitle, panels);
+  return barChart("vLLM's fs tier and kvferry's tiers at vLLM's tier interface", subtitle, panels);
 }
 
 function groupsOf(summary, measure) {
@@ -128,8 +140,31 @@ function groupsOf(summary, measure) {
   }));
 }
 
-function print(summary) {
-  const text = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+/** Medians of each of our tiers over those of vLLM's, and of fio: more than 1 is faster. */
+function ratios({ summary, chunks }) {
+  return chunks.flatMap(({ chunkBytes, fio }) => {
+    const of = (tier, measure) =>
+      summary.find((each) => each.chunkBytes === chunkBytes && each.tier === tier)?.[measure]?.median;
+    return Object.keys(servers).map((tier) => {
+      const over = (measure) => of(tier, measure) / of("fs", measure);
+      const overFio = (phase, measure) =>
+        fio.length > 0 ? of(tier, measure) / spread(fio.map((each) => each[phase])).median : undefined;
+      return {
+        chunkBytes,
+        tier,
+        store: over("storeGigabytesPerSecond"),
+        load: over("loadGigabytesPerSecond"),
+        hitKeys: over("hitKeysPerSecond"),
+        missRequests: 1 / over("missMicrosecondsPerRequest"),
+        storeOverFio: overFio("store", "storeGigabytesPerSecond"),
+        loadOverFio: overFio("load", "loadGigabytesPerSecond"),
+      };
+    });
+  });
+}
+
+function print({ summary, ratios: table, chunks }) {
+  const text = (value) => (value === undefined ? "-" : value >= 100 ? value.toFixed(0) : value.toPrecision(3));
   for (const name of Object.keys(MEASURES)) {
     console.log(`\n${name} (median, min to max)`);
     for (const { chunkBytes, tier, [name]: value } of summary) {
@@ -138,29 +173,64 @@ function print(summary) {
       );
     }
   }
+  const columns = Object.keys(table[0]).slice(2);
+  console.log(`\nratios to vLLM's fs tier, and to fio (depth ${FIO_DEPTH})`);
+  console.log(`  ${"".padStart(9)}  ${"".padEnd(8)} ${columns.map((name) => name.padStart(13)).join("")}`);
+  for (const row of table) {
+    const values = columns.map((name) => text(row[name]).padStart(13)).join("");
+    console.log(`  ${`${row.chunkBytes >> 10} KiB`.padStart(9)}  ${row.tier.padEnd(8)} ${values}`);
+  }
+  if (chunks.every(({ fio }) => fio.length === 0)) console.log("fio was not measured: it is not installed");
+}
+
+/** The configuration of a server with one tier, each under `storage`. */
+function configOf(tier) {
+  // all phases' blocks, so that no tier makes room while it is measured
+  const phases = (Number(flags.rounds) + 2) * flags.chunks.split(",").length;
+  const capacity = Number(flags.mebibytes) * MEBIBYTE * phases;
+  const place = {
+    posix: { root: join(storage, "posix") },
+    nvme: { path: join(storage, "nvme"), capacity },
+    memory: { capacity },
+  }[tier];
+  if (place === undefined) throw new Error(`--tiers: '${tier}' is none of posix, nvme, memory`);
+  return { tiers: [{ backend: tier, ...place }] };
+}
+
+async function startServers() {
+  const started = {};
+  for (const tier of flags.tiers.split(",")) {
+    const config = join(scratch, `${tier}.yaml`);
+    writeFileSync(config, JSON.stringify(configOf(tier))); // JSON is YAML
+    const socket = join(scratch, `${tier}.sock`);
+    const server = await startServer(root, ["--config", config], socket);
+    started[tier] = { socket, pid: server.child.pid };
+  }
+  return started;
 }
 
 const setup = await setupPython();
-const socket = join(scratch, "s");
-const server = await startServer(root, join(storage, "kvferry"), socket);
+const servers = await startServers();
 const options = {
   root: storage,
-  socket,
-  serverPid: server.child.pid,
+  servers,
   rounds: Number(flags.rounds),
-  bytes: Number(flags.mebibytes) << 20,
-  chunkBytes: [256 << 10, 1 << 20, 4 << 20],
+  bytes: Number(flags.mebibytes) * MEBIBYTE,
+  chunkBytes: flags.chunks.split(",").map((kibibytes) => Number(kibibytes) * 1024),
+  fio: spawnSync("fio", ["--version"]).status === 0,
+  fioDepth: FIO_DEPTH,
 };
 console.log(`${options.rounds} rounds of ${flags.mebibytes} MiB under ${storage}`);
 const measured = await benchmark(options, setup);
 const report = {
   machine: machine(),
-  options: { ...options, serverPid: undefined, root: undefined, socket: undefined },
+  options: { ...options, root: undefined, servers: Object.keys(servers) },
   ...measured,
 };
 report.summary = report.chunks.flatMap(summaries);
+report.ratios = ratios(report);
 mkdirSync(results, { recursive: true });
 writeFileSync(join(results, "tier.json"), `${JSON.stringify(report, null, 1)}\n`);
 writeFileSync(join(results, "tier.svg"), chart(report));
-print(report.summary);
+print(report);
 process.exit(0);

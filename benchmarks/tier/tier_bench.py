@@ -1,6 +1,5 @@
-"""vLLM's `fs` tier and KvferryTier at vLLM's own interface, without an engine: `tier_bench.py OPTIONS_JSON` → one JSON on stdout.
-
-Both get the same region, keys and bytes under the same root, in alternating order. A phase is driven as the scheduler does
+"""vLLM's `fs` tier and KvferryTier over several storages at vLLM's own interface, without an engine: `tier_bench.py OPTIONS_JSON` → one JSON
+on stdout. All get the same region, keys and bytes under the same root, in alternating order, and fio writes and reads a file there. A phase is driven as the scheduler does
 it: jobs of some blocks, `get_finished_jobs` until all have ended; lookups key by key until a MISS, step after step while
 one answers RETRY. Before the loads the page cache is emptied of the files, and the bytes that arrive are compared.
 """
@@ -10,6 +9,7 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -197,34 +197,33 @@ def bench_chunk(options, chunk_bytes):
         blocks_per_chunk=1,
         kv_events_config=SimpleNamespace(enable_kv_cache_events=False),
     )
-    configs = {
-        "fs": {"type": "fs", "root_dir": os.path.join(options["root"], "fs")},
-        "kvferry": {
-            "type": "KvferryTier", "module_path": "kvferry_vllm", "socket": options["socket"], "weights": "00" * 32,
-        },
-    }  # fmt: skip
-    pids = {"fs": None, "kvferry": options["serverPid"]}
+    configs = {"fs": ({"type": "fs", "root_dir": os.path.join(options["root"], "fs")}, None)}
+    for name, server in options["servers"].items():
+        config = {"type": "KvferryTier", "module_path": "kvferry_vllm", "socket": server["socket"], "weights": "00" * 32}
+        configs[name] = (config, server["pid"])
     drivers = {
-        name: Driver(name, SecondaryTierFactory.create_secondary_tier(each, view, spec), view, pids[name])
-        for name, each in configs.items()
+        name: Driver(name, SecondaryTierFactory.create_secondary_tier(each, view, spec), view, pid)
+        for name, (each, pid) in configs.items()
     }
     rows = np.asarray(view)
     rng = np.random.default_rng(chunk_bytes)
     payload = rng.integers(-128, 127, rows.shape, dtype=np.int8)
-    rounds = []
+    rounds, fio = [], []
     for round_ in range(options["rounds"] + 1):  # the first one warms up and is not reported
         names = list(drivers) if round_ % 2 else list(reversed(drivers))
         for name in names:
             result = bench_round(drivers[name], rows, payload, round_, options)
             if round_ > 0:
                 rounds.append({"tier": name, "round": round_, **result})
+        if round_ > 0 and options["fio"]:
+            fio.append(fio_round(options, chunk_bytes, count))
     for driver in drivers.values():
         driver.tier.shutdown()
         driver.rows = None
     del rows
     view.release()
     region.cleanup()
-    return {"chunkBytes": chunk_bytes, "blocks": count, "rounds": rounds}
+    return {"chunkBytes": chunk_bytes, "blocks": count, "rounds": rounds, "fio": fio}
 
 
 def bench_round(driver, rows, payload, round_, options):
@@ -250,6 +249,22 @@ def bench_round(driver, rows, payload, round_, options):
         each["secondsPerRequest"] = each["seconds"] / LOOKUP_REQUESTS
     hit["keysPerSecond"] = LOOKUP_REQUESTS * len(keys) / hit["seconds"]
     return {"store": store, "lookupHit": hit, "lookupMiss": miss, "load": load, "wholePageCacheDropped": cold}
+
+
+def fio_round(options, chunk_bytes, count):
+    """GB/s of the drive itself: the same bytes in blocks of the same size, as many at a time as the servers keep under way."""
+    path = os.path.join(options["root"], "fio")
+    common = [
+        "fio", "--output-format=json", f"--filename={path}", f"--bs={chunk_bytes}", f"--size={chunk_bytes * count}",
+        "--direct=1", "--ioengine=io_uring", f"--iodepth={options['fioDepth']}", "--fixedbufs", "--name=kvferry", "--randrepeat=0",
+    ]  # fmt: skip
+    with open(path, "ab") as file:
+        os.posix_fallocate(file.fileno(), 0, chunk_bytes * count)
+    result = {}
+    for name in ("write", "read"):
+        done = subprocess.run([*common, f"--rw={name}"], check=True, capture_output=True, text=True)
+        result[name] = json.loads(done.stdout)["jobs"][0][name]["bw_bytes"] / 1e9
+    return {"store": result["write"], "load": result["read"]}
 
 
 def main():

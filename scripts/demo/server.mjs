@@ -5,11 +5,11 @@ import { lastLines, start } from "../lib/processes.mjs";
 
 const READY_SECONDS_MAX = 30;
 
-/** Starts `kvferry serve` over `data` and waits until it takes connections. */
-export async function startServer(root, data, socket) {
+/** Starts `kvferry serve` with the storage that `storage` (flags) names, and waits until it takes connections. */
+export async function startServer(root, storage, socket) {
   const cli = join(root, "apps/connector-server/dist/cli.js");
   if (!existsSync(cli)) throw new Error(`${cli} is not there: npm run build`);
-  const args = [cli, "serve", "--data", data, "--socket", socket, "--http", "off", "--log-level", "warn"];
+  const args = [cli, "serve", ...storage, "--socket", socket, "--http", "off", "--log-level", "warn"];
   const server = start(process.execPath, args, { stdout: "ignore" });
   let over = false;
   server.ended.then(() => {

@@ -2,8 +2,11 @@ import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
 import { checkConfig, printSchema } from "./commands/config.js";
 import { EXIT_FAILED, EXIT_TAKEN, EXIT_USAGE } from "./commands/exit-codes.js";
+import { type GcFlags, gc } from "./commands/gc.js";
+import { type InspectFlags, inspect } from "./commands/inspect.js";
 import { type ServeFlags, serve } from "./commands/serve.js";
 import { type StatusFlags, status } from "./commands/status.js";
+import { type VerifyFlags, verify } from "./commands/verify.js";
 import { HTTP_DEFAULT } from "./config.js";
 import { version } from "./version.js";
 
@@ -14,6 +17,9 @@ Examples:
   kvferry serve --config /etc/kvferry.yaml
   kvferry config check /etc/kvferry.yaml
   kvferry status --json
+  kvferry verify --config /etc/kvferry.yaml --rate 200MiB
+  kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
+  kvferry inspect --stats --data /mnt/nvme/kv
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
 `;
@@ -49,10 +55,34 @@ function program(): Command {
     .option("--http <host:port>", "where the server answers", HTTP_DEFAULT)
     .option("--json", "the whole answer as JSON")
     .action((flags: StatusFlags) => status(flags));
+  maintenance(root);
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);
   return root;
+}
+
+/** Commands over the storage itself. They work beside a running server, but for an nvme tier, which one process holds. */
+function maintenance(root: Command): void {
+  const command = (name: string, description: string): Command =>
+    root
+      .command(name)
+      .description(description)
+      .option("-c, --config <file>", "configuration (YAML) that names the tiers")
+      .option("--data <dir>", "folder that holds the blocks, instead of a configuration")
+      .option("--tier <name>", "only this tier")
+      .option("--namespace <digest>", "only this namespace; its first digits are enough")
+      .option("--json", "the whole result as JSON, without a progress bar");
+  command("verify", "read every block and check it; damaged ones are set aside")
+    .option("--rate <size>", "bytes a second, at most, for instance 200MiB")
+    .action((flags: VerifyFlags) => verify(flags));
+  command("gc", "remove blocks that nobody has used for long, and what ended writers left behind")
+    .requiredOption("--unused-for <time>", "for instance 30d or 12h")
+    .option("--dry-run", "say what would go, and remove nothing")
+    .action((flags: GcFlags) => gc(flags));
+  command("inspect [key]", "say where a block is and whether it is sound, or what is stored")
+    .option("--stats", "blocks, bytes and ages of every namespace")
+    .action((key: string | undefined, flags: InspectFlags) => inspect(key, flags));
 }
 
 async function main(): Promise<void> {

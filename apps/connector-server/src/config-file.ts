@@ -4,7 +4,8 @@ import { KvferryError } from "@kvferry/core";
 import type { ErrorObject } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { type Document, isMap, isNode, isScalar, LineCounter, parseDocument } from "yaml";
-import type { ServerConfig, TierConfig } from "./config.js";
+import type { ServerConfig } from "./config.js";
+import type { TierConfig } from "./storage/tier-config.js";
 import { nearest } from "./suggest.js";
 
 const FILE_BYTES_MAX = 2 ** 20;
@@ -79,14 +80,14 @@ function readText(path: string): string {
 
 function withAbsolutePaths(config: ServerConfig, folder: string): ServerConfig {
   const from = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
+  const moved = (tier: TierConfig): TierConfig => {
+    if (tier.backend === "posix") return { ...tier, root: from(tier.root) };
+    return tier.backend === "nvme" ? { ...tier, path: from(tier.path) } : tier;
+  };
   return {
     ...config,
     ...(config.socket === undefined ? {} : { socket: from(config.socket) }),
-    ...(config.tiers === undefined
-      ? {}
-      : {
-          tiers: config.tiers.map((tier): TierConfig => ("root" in tier ? { ...tier, root: from(tier.root) } : tier)),
-        }),
+    ...(config.tiers === undefined ? {} : { tiers: config.tiers.map(moved) }),
   };
 }
 
@@ -150,7 +151,7 @@ function problemOf(error: ErrorObject, places: Places): ConfigProblem {
   }
 }
 
-const BACKENDS: readonly string[] = ["posix", "memory"];
+const BACKENDS: readonly string[] = ["posix", "memory", "nvme", "s3"];
 
 function backendProblem(path: readonly string[], places: Places): ConfigProblem {
   const field = fieldName([...path, "backend"]);

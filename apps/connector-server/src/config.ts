@@ -1,30 +1,14 @@
 import { homedir } from "node:os";
-import { isAbsolute, join, resolve } from "node:path";
-import { KvferryError } from "@kvferry/core";
-import { parseSize } from "./sizes.js";
-
-/** A size as people write it: bytes, or a text such as "200GiB". */
-export type Size = string | number;
-
-export interface PosixTierConfig {
-  readonly backend: "posix";
-  readonly root: string;
-  readonly layout?: "kvferry" | "vllm-fs";
-  readonly adopt?: boolean;
-  readonly capacity?: Size;
-  readonly threads?: number;
-  readonly fsync?: boolean;
-  readonly direct?: "auto" | "on" | "off";
-  readonly deadlineMs?: number;
-}
-
-export interface MemoryTierConfig {
-  readonly backend: "memory";
-  readonly capacity?: Size;
-  readonly deadlineMs?: number;
-}
-
-export type TierConfig = PosixTierConfig | MemoryTierConfig;
+import { isAbsolute, join } from "node:path";
+import {
+  absolutePath,
+  invalid,
+  type ResolvedTier,
+  resolveTiers,
+  type Size,
+  sizeOf,
+  type TierConfig,
+} from "./storage/tier-config.js";
 
 export type LogLevel = "debug" | "info" | "warn" | "error" | "silent";
 
@@ -56,13 +40,6 @@ export interface HttpAddress {
   readonly port: number;
 }
 
-export type ResolvedTier =
-  | (Omit<PosixTierConfig, "capacity" | "deadlineMs"> & {
-      readonly capacityBytes?: number;
-      readonly deadlineMs: number;
-    })
-  | { readonly backend: "memory"; readonly capacityBytes: number; readonly deadlineMs: number };
-
 export interface ResolvedLimits {
   readonly connectionsMax: number;
   readonly namespacesMax: number;
@@ -83,11 +60,10 @@ export interface ResolvedConfig {
   readonly drainTimeoutMs: number;
   readonly namespaceIdleMs: number;
   readonly limits: ResolvedLimits;
-  readonly tier: ResolvedTier;
+  /** Fastest first. */
+  readonly tiers: readonly ResolvedTier[];
 }
 
-const MEMORY_CAPACITY_BYTES = 2 ** 30;
-const DEADLINE_MS = 30_000;
 export const HTTP_DEFAULT = "127.0.0.1:9464";
 
 /** Fills in defaults and turns sizes into bytes.
@@ -95,7 +71,7 @@ export const HTTP_DEFAULT = "127.0.0.1:9464";
 export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = process.env): ResolvedConfig {
   const limits = config.limits ?? {};
   return {
-    socket: config.socket === undefined ? defaultSocket(env) : absolute("socket", config.socket),
+    socket: config.socket === undefined ? defaultSocket(env) : absolutePath("socket", config.socket),
     socketIsDefault: config.socket === undefined,
     http: parseHttp(config.http ?? HTTP_DEFAULT),
     logLevel: config.logLevel ?? "info",
@@ -111,7 +87,7 @@ export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = pro
       helloTimeoutMs: limits.helloTimeoutMs ?? 10_000,
       operationsMax: limits.operationsMax ?? 64,
     },
-    tier: resolveTier(config.tiers ?? [{ backend: "posix", root: defaultRoot(env) }]),
+    tiers: resolveTiers(config.tiers ?? [{ backend: "posix", root: defaultRoot(env) }]),
   };
 }
 
@@ -139,46 +115,4 @@ export function parseHttp(text: string): HttpAddress | undefined {
   const port = Number(match?.[2]);
   if (match === null || port > 65_535) throw invalid("http", `must be HOST:PORT or off, got '${text}'`);
   return { host: (match[1] as string).replace(/^\[|\]$/g, ""), port };
-}
-
-function resolveTier(tiers: readonly TierConfig[]): ResolvedTier {
-  const [tier] = tiers;
-  if (tier === undefined || tiers.length !== 1) {
-    throw invalid(
-      "tiers",
-      `this version takes exactly one tier, got ${tiers.length}; keep the one that all engines should share`,
-    );
-  }
-  const deadlineMs = tier.deadlineMs ?? DEADLINE_MS;
-  if (tier.backend === "memory") {
-    const capacityBytes = sizeOf("tiers[0].capacity", tier.capacity) ?? MEMORY_CAPACITY_BYTES;
-    return { backend: "memory", capacityBytes, deadlineMs };
-  }
-  const { capacity, ...rest } = tier;
-  const capacityBytes = sizeOf("tiers[0].capacity", capacity);
-  return {
-    ...rest,
-    root: absolute("tiers[0].root", rest.root),
-    ...(capacityBytes === undefined ? {} : { capacityBytes }),
-    deadlineMs,
-  };
-}
-
-function sizeOf(field: string, size: Size | undefined): number | undefined {
-  if (size === undefined) return undefined;
-  const bytes = parseSize(size);
-  if (bytes === undefined || bytes < 1) throw invalid(field, `must be a size such as 200GiB, got '${size}'`);
-  return bytes;
-}
-
-function absolute(field: string, path: string): string {
-  if (path.includes("\0")) throw invalid(field, "holds a zero byte");
-  return resolve(path);
-}
-
-function invalid(field: string, reason: string): KvferryError {
-  return new KvferryError("CONFIG_INVALID", `configuration: '${field}' ${reason}`, {
-    operation: "config",
-    context: { field },
-  });
 }

@@ -1,20 +1,18 @@
-export type {
-  HttpAddress,
-  LimitsConfig,
-  LogLevel,
-  MemoryTierConfig,
-  PosixTierConfig,
-  ResolvedConfig,
-  ResolvedLimits,
-  ResolvedTier,
-  ServerConfig,
-  Size,
-  TierConfig,
-} from "./config.js";
+export type { HttpAddress, LimitsConfig, LogLevel, ResolvedConfig, ResolvedLimits, ServerConfig } from "./config.js";
 export { defaultRoot, defaultSocket } from "./config.js";
 export { type ConfigProblem, checkConfigText, configSchema, readConfigFile } from "./config-file.js";
 export type { CounterStatus } from "./metrics.js";
 export type { BackendFactory, NamespaceShape } from "./namespaces.js";
 export { type RunningServer, type ServerOptions, startServer } from "./server.js";
 export type { SessionStatus } from "./session.js";
-export type { NamespaceStatus, ServerStatus } from "./status.js";
+export type { NamespaceStatus, NamespaceTierStatus, ServerStatus, TierStatus } from "./status.js";
+export type {
+  MemoryTierConfig,
+  NvmeTierConfig,
+  PosixTierConfig,
+  ResolvedTier,
+  S3TierConfig,
+  Size,
+  TierConfig,
+  WriteMode,
+} from "./storage/tier-config.js";

@@ -10,6 +10,7 @@ import {
   type MetricsSink,
   type OffloadBackend,
   RetryLayer,
+  TIER_METRICS,
 } from "@kvferry/core";
 import { crc32c } from "@kvferry/native";
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
@@ -19,42 +20,67 @@ const USAGE_DEADLINE_MS = 5_000;
 const BYTES_MAX = 2 ** 30;
 const QUEUE_DEPTH_MAX = 4_096;
 
-export interface LayersConfig {
-  /** Stores and loads that the backend works on at a time. */
-  readonly operationsMax: number;
-  readonly sink: MetricsSink;
-}
-
+/** A tier's backend with the layers that belong to it. */
 export interface LayeredBackend {
   readonly backend: OffloadBackend;
   circuit(): CircuitState;
 }
 
+export interface TierLayersConfig {
+  /** Ms that a store or load may take here. */
+  readonly deadlineMs: number;
+  /** Counts this tier apart from the others, under this name. */
+  readonly name?: string;
+  readonly sink?: MetricsSink;
+}
+
 /**
- * The layers around a namespace's backend, from the outside in:
+ * The layers around one tier of a namespace, from the outside in:
  *
- * - **metrics** see what engines see: waiting, refusals and retries included.
- * - **limit** comes before the breaker, so that a call that waits long in the queue asks the breaker when its turn comes, and so that
- *   an open circuit empties the queue at once.
+ * - **metrics** where there are several tiers: what each of them is asked and answers.
  * - **circuit breaker** outside of retry: it judges what is left after the retries, and while it is open nothing is retried.
- * - **retry** outside of the deadline of an attempt; the deadline of the whole call comes with the call (`deadlineMs` of the
- *   tier), holds for the wait in the queue too, and ends the retries.
+ * - **retry** outside of the deadline of an attempt; the deadline of the whole call comes with the call, and ends the retries.
  * - **deadline** is next to the backend: it knows whether a call can be left alone without its I/O touching a slot later, and
  *   bounds lookups, which have no deadline of their own.
  * - **integrity** where the backend does not verify its payloads: a retry reads such a block anew.
  */
-export function withLayers(inner: OffloadBackend, { operationsMax, sink }: LayersConfig): LayeredBackend {
+export function withTierLayers(inner: OffloadBackend, { deadlineMs, name, sink }: TierLayersConfig): LayeredBackend {
   const verified = inner.manifest.capabilities.verifiesPayload
     ? inner
     : new IntegrityLayer(inner, { checksum: crc32c });
-  const timely = new DeadlineLayer(verified, { lookupMs: LOOKUP_DEADLINE_MS, usageMs: USAGE_DEADLINE_MS });
+  const timely = new DeadlineLayer(verified, {
+    lookupMs: LOOKUP_DEADLINE_MS,
+    usageMs: USAGE_DEADLINE_MS,
+    storeMs: deadlineMs,
+    loadMs: deadlineMs,
+  });
   const breaker = new CircuitBreakerLayer(new RetryLayer(timely));
-  const limited = new LimitLayer(breaker, {
+  const backend = sink === undefined ? breaker : new MetricsLayer(breaker, { sink, backend: name });
+  return { backend, circuit: () => breaker.circuit };
+}
+
+export interface CallLayersConfig {
+  /** Stores and loads that are worked on at a time. */
+  readonly operationsMax: number;
+  /** What the metrics call it. */
+  readonly name: string;
+  readonly sink: MetricsSink;
+}
+
+/**
+ * The layers around all tiers of a namespace:
+ *
+ * - **metrics** see what engines see: waiting, refusals and retries included.
+ * - **limit** comes before the breakers, so that a call that waits long in the queue asks them when its turn comes, and so that
+ *   an open circuit empties the queue at once.
+ */
+export function withCallLayers(inner: OffloadBackend, { operationsMax, name, sink }: CallLayersConfig): OffloadBackend {
+  const limited = new LimitLayer(inner, {
     callsMax: operationsMax,
     bytesMax: BYTES_MAX,
     queueDepthMax: QUEUE_DEPTH_MAX,
   });
-  return { backend: new MetricsLayer(limited, { sink }), circuit: () => breaker.circuit };
+  return new MetricsLayer(limited, { sink, backend: name });
 }
 
 interface Instruments {
@@ -83,7 +109,7 @@ export function backendMetrics(registry: Registry): () => MetricsSink {
 
 function register(registry: Registry): Instruments {
   const instruments: Instruments = { counters: new Map(), histograms: new Map(), gauges: new Map() };
-  for (const { name, type, help, labelNames, buckets } of BACKEND_METRICS) {
+  for (const { name, type, help, labelNames, buckets } of [...BACKEND_METRICS, ...TIER_METRICS]) {
     const options = { name, help, labelNames: [...labelNames], registers: [registry] };
     if (type === "counter") instruments.counters.set(name, new Counter(options));
     else if (type === "gauge") instruments.gauges.set(name, new Gauge(options));

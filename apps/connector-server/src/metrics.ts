@@ -1,5 +1,6 @@
-import { type BatchResult, type CircuitState, type ErrorCode, outcomeName, type Usage } from "@kvferry/core";
+import { type BatchResult, type CircuitState, type ErrorCode, outcomeName } from "@kvferry/core";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Registry } from "prom-client";
+import type { TierRuntime } from "./storage/tier-runtime.js";
 
 export type Operation = "lookup" | "store" | "load";
 
@@ -14,16 +15,14 @@ const KEYS_BUCKETS: readonly number[] = [1, 4, 16, 64, 256, 1024, 4096, 16_384, 
 
 /** Live numbers that are read when someone asks. */
 export interface MetricSources {
-  readonly tier: string;
+  readonly tiers: readonly TierRuntime[];
   connections(): number;
   unanswered(): number;
   namespaces(): number;
-  /** Blocks waiting for the data plane, by operation, and those being moved; undefined where the backend has no queue. */
-  queue(): { readonly loads: number; readonly stores: number; readonly running: number } | undefined;
-  /** Of all namespaces. */
+  /** Of all tiers of all namespaces. */
   circuits(): readonly CircuitState[];
-  /** Of all open namespaces. */
-  usage(): Promise<Usage>;
+  /** What all open namespaces take of a tier. */
+  usage(tier: string): Promise<{ readonly bytes: number; readonly blocks: number }>;
 }
 
 /** Counters as JSON, for the status. */
@@ -156,7 +155,6 @@ export class ServerMetrics {
   }
 
   #registerSources(sources: MetricSources): void {
-    const { tier } = sources;
     this.#gauge("kvferry_connections", "Connections open.", () => sources.connections());
     this.#gauge("kvferry_requests_unanswered", "Requests being worked on.", () => sources.unanswered());
     this.#gauge("kvferry_namespaces", "Namespaces open.", () => sources.namespaces());
@@ -169,31 +167,71 @@ export class ServerMetrics {
       labelNames: ["state", "tier"] as const,
       registers: [this.registry],
       collect() {
-        for (const [state, blocks] of Object.entries(sources.queue() ?? {})) this.set({ state, tier }, blocks);
+        for (const tier of sources.tiers) {
+          for (const [state, blocks] of Object.entries(tier.queue() ?? {}))
+            this.set({ state, tier: tier.name }, blocks);
+        }
       },
     });
-    this.#usageGauge(
+    this.#tierGauge(
       "kvferry_stored_blocks",
-      "Blocks on storage, in open namespaces.",
+      "Blocks in the tier, of open namespaces.",
       sources,
-      ({ blocks }) => blocks,
+      async ({ name }) => (await sources.usage(name)).blocks,
     );
-    this.#usageGauge("kvferry_stored_bytes", "Bytes on storage, in open namespaces.", sources, ({ bytes }) => bytes);
-    const capacityHelp = "Bytes allowed, all open namespaces together.";
-    this.#usageGauge("kvferry_capacity_bytes", capacityHelp, sources, ({ capacityBytes }) => capacityBytes);
+    this.#tierGauge(
+      "kvferry_stored_bytes",
+      "Bytes in the tier, of open namespaces.",
+      sources,
+      async ({ name }) => (await sources.usage(name)).bytes,
+    );
+    const capacityHelp = "Bytes that the tier may take.";
+    this.#tierGauge("kvferry_capacity_bytes", capacityHelp, sources, async (tier) => tier.capacityBytes);
+    this.#tierFacts(sources.tiers);
   }
 
-  #usageGauge(name: string, help: string, sources: MetricSources, read: (usage: Usage) => number | undefined): void {
+  #tierGauge(
+    name: string,
+    help: string,
+    { tiers }: Pick<MetricSources, "tiers">,
+    read: (tier: TierRuntime) => Promise<number | undefined>,
+  ): void {
     new Gauge({
       name,
       help,
       labelNames: ["tier"] as const,
       registers: [this.registry],
       async collect() {
-        const value = read(await sources.usage());
-        if (value !== undefined) this.set({ tier: sources.tier }, value);
+        for (const tier of tiers) {
+          const value = await read(tier);
+          if (value !== undefined) this.set({ tier: tier.name }, value);
+        }
       },
     });
+  }
+
+  /** What a tier alone can know; read when somebody asks. */
+  #tierFacts(tiers: readonly TierRuntime[]): void {
+    const help = "Of the tier alone; see docs/operations.md.";
+    const namesOf = (read: (tier: TierRuntime) => object) => new Set(tiers.flatMap((tier) => Object.keys(read(tier))));
+    for (const fact of namesOf((tier) => tier.gauges())) {
+      this.#tierGauge(`kvferry_${fact}`, help, { tiers }, async (tier) => tier.gauges()[fact]);
+    }
+    for (const fact of namesOf((tier) => tier.counters())) {
+      new Counter({
+        name: `kvferry_${fact}`,
+        help,
+        labelNames: ["tier"] as const,
+        registers: [this.registry],
+        collect() {
+          this.reset();
+          for (const tier of tiers) {
+            const value = tier.counters()[fact];
+            if (value !== undefined) this.inc({ tier: tier.name }, value);
+          }
+        },
+      });
+    }
   }
 
   #gauge(name: string, help: string, read: () => number): void {

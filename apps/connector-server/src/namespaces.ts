@@ -1,5 +1,4 @@
 import {
-  type CircuitState,
   type Clock,
   KvferryError,
   type Logger,
@@ -9,7 +8,7 @@ import {
   toKvferryError,
 } from "@kvferry/core";
 import type { VllmFsNames } from "@kvferry/protocol";
-import type { LayeredBackend } from "./layers.js";
+import type { NamespaceStorage } from "./storage/storage.js";
 
 /** What a client says about the blocks of a namespace; all clients of one say the same. */
 export interface NamespaceShape {
@@ -22,8 +21,8 @@ export interface NamespaceShape {
 export type BackendFactory = (namespace: Namespace, shape: NamespaceShape) => OffloadBackend;
 
 export interface PoolOptions {
-  /** Makes a namespace's backend, layers and all. */
-  readonly createBackend: (namespace: Namespace, shape: NamespaceShape) => LayeredBackend;
+  /** Makes what serves a namespace, layers and all. */
+  readonly createStorage: (namespace: Namespace, shape: NamespaceShape) => NamespaceStorage;
   readonly logger: Logger;
   readonly clock?: Clock;
   /** Ms that a namespace stays open without a session. */
@@ -35,9 +34,8 @@ export interface PoolOptions {
 export interface OpenNamespace {
   readonly namespace: Namespace;
   readonly shape: NamespaceShape;
-  readonly backend: OffloadBackend;
+  readonly storage: NamespaceStorage;
   readonly sessions: number;
-  circuit(): CircuitState;
 }
 
 /** A session's hold on a namespace. */
@@ -116,12 +114,13 @@ export class NamespacePool {
       held = false;
       throw toKvferryError(thrown, "open");
     }
-    return { namespace: entry.namespace, backend: entry.backend, release };
+    return { namespace: entry.namespace, backend: entry.storage.backend, release };
   }
 
   #open(namespace: Namespace, shape: NamespaceShape): Entry {
-    const { logger, createBackend } = this.#options;
-    const { backend, circuit } = createBackend(namespace, shape);
+    const { logger, createStorage } = this.#options;
+    const storage = createStorage(namespace, shape);
+    const { backend } = storage;
     const log = { namespace: namespace.digestHex, model: namespace.fields.model };
     const opened = backend.open({ namespace, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes, logger }).then(
       () => logger.info({ ...log, keyBytes: shape.keyBytes, blockBytes: shape.blockBytes }, "opened a namespace"),
@@ -135,8 +134,7 @@ export class NamespacePool {
     const entry: Entry = {
       namespace,
       shape,
-      backend,
-      circuit,
+      storage,
       opened,
       sessions: 0,
       idleSinceMs: 0,
@@ -177,10 +175,10 @@ export class NamespacePool {
     return entry.closing;
   }
 
-  async #runClose({ namespace, backend }: Entry): Promise<void> {
+  async #runClose({ namespace, storage }: Entry): Promise<void> {
     const log = { namespace: namespace.digestHex };
     try {
-      await backend.close();
+      await storage.backend.close();
       this.#options.logger.info(log, "closed a namespace");
     } catch (thrown) {
       this.#options.logger.error({ ...log, error: String(thrown) }, "closing a namespace failed");

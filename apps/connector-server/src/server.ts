@@ -1,28 +1,22 @@
-import { access, constants, mkdir } from "node:fs/promises";
 import { KvferryError, type Logger, silentLogger, toKvferryError } from "@kvferry/core";
 import { type ConnectionHandlers, listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
 import { Registry } from "prom-client";
-import { startTier, type TierRuntime } from "./backends.js";
-import {
-  type HttpAddress,
-  type ResolvedConfig,
-  type ResolvedTier,
-  resolveConfig,
-  type ServerConfig,
-} from "./config.js";
+import { type HttpAddress, type ResolvedConfig, resolveConfig, type ServerConfig } from "./config.js";
 import { type HttpServer, startHttp } from "./http.js";
-import { backendMetrics, withLayers } from "./layers.js";
+import { backendMetrics } from "./layers.js";
 import { Throttle } from "./log.js";
 import { ServerMetrics } from "./metrics.js";
 import { type BackendFactory, NamespacePool } from "./namespaces.js";
 import { Session, type SessionContext } from "./session.js";
 import { prepareSocketFolder } from "./socket-folder.js";
-import { type ServerStatus, statusOf, usageOf } from "./status.js";
+import { type ServerStatus, statusOf, tierUsage } from "./status.js";
+import { customStorage, type Storage, startStorage } from "./storage/storage.js";
+import type { ResolvedTier } from "./storage/tier-config.js";
 import { version } from "./version.js";
 
 export interface ServerOptions {
   readonly logger?: Logger;
-  /** Instead of the configured tier: makes the backend of each namespace. */
+  /** Instead of the configured tiers: makes the backend of each namespace. */
   readonly createBackend?: BackendFactory;
 }
 
@@ -40,8 +34,6 @@ export interface RunningServer {
   close(): Promise<boolean>;
 }
 
-/** Ms that a check of the storage may take; a hung file system is not ready. */
-const PROBE_TIMEOUT_MS = 2_000;
 /** Ms after the drain's end that aborted I/O may take. */
 const ABORT_GRACE_MS = 1_000;
 
@@ -59,7 +51,7 @@ class Server implements RunningServer {
   readonly #startedAtMs: number = Date.now();
   readonly #sessions: Set<Session> = new Set();
   readonly #createBackend: BackendFactory | undefined;
-  #tier: TierRuntime | undefined;
+  #storage: Storage | undefined;
   #namespaces: NamespacePool | undefined;
   #metrics: ServerMetrics | undefined;
   #unix: UnixServer | undefined;
@@ -81,34 +73,33 @@ class Server implements RunningServer {
   }
 
   async start(): Promise<void> {
-    const { tier, limits, namespaceIdleMs } = this.config;
-    if (this.#createBackend === undefined) await prepareStorage(tier);
-    await prepareSocketFolder(this.socket, this.config.socketIsDefault);
-    this.#tier =
+    const { tiers, limits, namespaceIdleMs } = this.config;
+    const first = tiers[0] as ResolvedTier;
+    const storage =
       this.#createBackend === undefined
-        ? startTier(tier, limits.operationsMax * limits.batchKeysMax)
-        : { name: "custom", createBackend: this.#createBackend, engine: undefined, close: async () => {} };
+        ? await startStorage(tiers, limits, this.#logger)
+        : customStorage(this.#createBackend, first, limits);
+    this.#storage = storage;
     try {
-      const { createBackend } = this.#tier;
+      await prepareSocketFolder(this.socket, this.config.socketIsDefault);
       const registry = new Registry();
       const createSink = backendMetrics(registry);
       this.#namespaces = new NamespacePool({
-        createBackend: (namespace, shape) =>
-          withLayers(createBackend(namespace, shape), { operationsMax: limits.operationsMax, sink: createSink() }),
+        createStorage: (namespace, shape) => storage.createBackend(namespace, shape, createSink()),
         logger: this.#logger,
         idleMs: namespaceIdleMs,
         namespacesMax: limits.namespacesMax,
       });
-      this.#metrics = this.#createMetrics(registry, this.#tier, this.#namespaces);
+      this.#metrics = this.#createMetrics(registry, storage, this.#namespaces);
       this.#listen(this.#namespaces, this.#metrics);
       if (this.config.http !== undefined) await this.#serveHttp(this.config.http, this.#metrics);
     } catch (thrown) {
       this.#unix?.close();
-      await this.#tier.close();
+      await storage.close();
       throw thrown;
     }
     this.#logger.info(
-      { version, pid: process.pid, socket: this.socket, http: this.http, tier: this.#tier.name },
+      { version, pid: process.pid, socket: this.socket, http: this.http, tiers: tiers.map(({ name }) => name) },
       "ready for engines",
     );
   }
@@ -120,7 +111,7 @@ class Server implements RunningServer {
       http: this.http,
       draining: this.#closing !== undefined,
       sessions: this.#sessions,
-      tier: this.#opened(this.#tier),
+      storage: this.#opened(this.#storage),
       namespaces: this.#opened(this.#namespaces),
       metrics: this.#opened(this.#metrics),
     });
@@ -151,7 +142,7 @@ class Server implements RunningServer {
       return false;
     }
     await this.#namespaces?.close();
-    await this.#tier?.close();
+    await this.#storage?.close();
     this.#logger.info({}, "ended");
     return true;
   }
@@ -167,18 +158,14 @@ class Server implements RunningServer {
     return this.#sessions.size === 0;
   }
 
-  #createMetrics(registry: Registry, tier: TierRuntime, namespaces: NamespacePool): ServerMetrics {
+  #createMetrics(registry: Registry, storage: Storage, namespaces: NamespacePool): ServerMetrics {
     return new ServerMetrics(registry, {
-      tier: tier.name,
       connections: () => this.#sessions.size,
       unanswered: () => [...this.#sessions].reduce((sum, session) => sum + session.status.requests, 0),
       namespaces: () => namespaces.list().length,
-      queue() {
-        const stats = tier.engine?.stats();
-        return stats && { loads: stats.queuedLoads, stores: stats.queuedStores, running: stats.running };
-      },
-      circuits: () => namespaces.list().map(({ circuit }) => circuit()),
-      usage: () => usageOf(namespaces),
+      tiers: storage.tiers,
+      circuits: () => namespaces.list().flatMap((each) => each.storage.tiers.map(({ circuit }) => circuit())),
+      usage: (tier) => tierUsage(namespaces, tier),
     });
   }
 
@@ -187,7 +174,7 @@ class Server implements RunningServer {
     const context: SessionContext = {
       identity: { name: "kvferry", version, pid: process.pid },
       limits,
-      deadlineMs: this.config.tier.deadlineMs,
+      deadlineMs: Math.max(...this.config.tiers.map((tier) => tier.deadlineMs)),
       namespaces,
       metrics,
       logger: this.#logger,
@@ -218,13 +205,12 @@ class Server implements RunningServer {
   }
 
   async #serveHttp(address: HttpAddress, metrics: ServerMetrics): Promise<void> {
-    const { tier } = this.config;
     this.#http = await startHttp(address, {
       registry: metrics.registry,
       status: () => this.status(),
       unready: async () => {
         if (this.#closing !== undefined) return "draining";
-        return this.#createBackend === undefined ? storageProblem(tier) : undefined;
+        return this.#opened(this.#storage).problem();
       },
     });
   }
@@ -233,37 +219,6 @@ class Server implements RunningServer {
     if (part === undefined) throw new KvferryError("NOT_OPEN", "the server has not been started");
     return part;
   }
-}
-
-async function prepareStorage(tier: ResolvedTier): Promise<void> {
-  if (tier.backend !== "posix") return;
-  try {
-    await mkdir(tier.root, { recursive: true, mode: 0o700 });
-    await access(tier.root, constants.R_OK | constants.W_OK | constants.X_OK);
-  } catch (thrown) {
-    const error = toKvferryError(thrown, "open");
-    throw new KvferryError(error.code, `the storage folder ${tier.root} cannot be used: ${error.message}`, {
-      operation: "open",
-      context: { field: "tiers[0].root", path: tier.root },
-      cause: thrown,
-    });
-  }
-}
-
-/** Why the storage cannot be used, or undefined when it can. */
-async function storageProblem(tier: ResolvedTier): Promise<string | undefined> {
-  if (tier.backend !== "posix") return undefined;
-  let timer: NodeJS.Timeout | undefined;
-  const hung = new Promise<string>((resolve) => {
-    timer = setTimeout(() => resolve(`${tier.root} does not answer`), PROBE_TIMEOUT_MS);
-  });
-  const probe = access(tier.root, constants.W_OK | constants.X_OK).then(
-    () => undefined,
-    (error: Error) => `${tier.root} cannot be used: ${error.message}`,
-  );
-  const problem = await Promise.race([probe, hung]);
-  clearTimeout(timer);
-  return problem;
 }
 
 function listenError(socket: string, thrown: unknown): KvferryError {

@@ -1,9 +1,10 @@
 import type { CircuitState, OffloadBackend, Usage } from "@kvferry/core";
-import type { TierRuntime } from "./backends.js";
 import type { HttpAddress, ResolvedConfig } from "./config.js";
 import type { CounterStatus, ServerMetrics } from "./metrics.js";
 import type { NamespacePool, OpenNamespace } from "./namespaces.js";
 import type { Session, SessionStatus } from "./session.js";
+import type { NamespaceTier, Storage } from "./storage/storage.js";
+import type { TierQueue, TierRuntime } from "./storage/tier-runtime.js";
 import { version } from "./version.js";
 
 export interface NamespaceStatus {
@@ -13,10 +14,29 @@ export interface NamespaceStatus {
   readonly keyBytes: number;
   readonly blockBytes: number;
   readonly sessions: number;
+  /** Fastest first. */
+  readonly tiers: readonly NamespaceTierStatus[];
+  /** Blocks that lookups and loads did not find, by reason, since the namespace was opened. */
+  readonly misses: Readonly<Record<string, number>>;
+}
+
+export interface NamespaceTierStatus {
+  readonly name: string;
   /** Whether the storage is asked: closed is good, open is not. */
   readonly circuit: CircuitState;
   /** undefined where the backend does not count, or is not open yet. */
   readonly usage: Usage | undefined;
+}
+
+export interface TierStatus {
+  readonly name: string;
+  readonly backend: string;
+  /** Folder, device or bucket; undefined for memory. */
+  readonly place: string | undefined;
+  readonly capacityBytes: number | undefined;
+  readonly queue: TierQueue | undefined;
+  /** What the tier alone counts or measures. */
+  readonly facts: Readonly<Record<string, number>>;
 }
 
 /** What `GET /v1/status` answers. */
@@ -30,12 +50,8 @@ export interface ServerStatus {
   readonly http: HttpAddress | undefined;
   readonly sessions: readonly SessionStatus[];
   readonly namespaces: readonly NamespaceStatus[];
-  readonly tiers: readonly {
-    readonly backend: string;
-    readonly root: string | undefined;
-    readonly capacityBytes: number | undefined;
-    readonly queue: { readonly loads: number; readonly stores: number; readonly running: number } | undefined;
-  }[];
+  /** Fastest first. */
+  readonly tiers: readonly TierStatus[];
   readonly counters: readonly CounterStatus[];
 }
 
@@ -45,14 +61,12 @@ export interface StatusParts {
   readonly http: HttpAddress | undefined;
   readonly draining: boolean;
   readonly sessions: Iterable<Session>;
-  readonly tier: TierRuntime;
+  readonly storage: Storage;
   readonly namespaces: NamespacePool;
   readonly metrics: ServerMetrics;
 }
 
 export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
-  const { tier } = parts.config;
-  const stats = parts.tier.engine?.stats();
   return {
     version,
     pid: process.pid,
@@ -63,38 +77,23 @@ export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
     http: parts.http,
     sessions: [...parts.sessions].map((session) => session.status),
     namespaces: await Promise.all(parts.namespaces.list().map(namespaceStatus)),
-    tiers: [
-      {
-        backend: parts.tier.name,
-        root: tier.backend === "posix" ? tier.root : undefined,
-        capacityBytes: tier.capacityBytes,
-        queue: stats && { loads: stats.queuedLoads, stores: stats.queuedStores, running: stats.running },
-      },
-    ],
+    tiers: parts.storage.tiers.map(tierStatus),
     counters: parts.metrics.status(),
   };
 }
 
-/** Of all open namespaces together. */
-export async function usageOf(namespaces: NamespacePool): Promise<Usage> {
-  const all = await Promise.all(namespaces.list().map(({ backend }) => usageOrNothing(backend)));
-  let sum: Usage = { bytes: 0, blocks: 0, capacityBytes: undefined };
-  for (const usage of all) {
-    if (usage === undefined) continue;
-    const capacityBytes =
-      usage.capacityBytes === undefined ? sum.capacityBytes : (sum.capacityBytes ?? 0) + usage.capacityBytes;
-    sum = { bytes: sum.bytes + usage.bytes, blocks: sum.blocks + usage.blocks, capacityBytes };
+/** What all open namespaces together take of a tier. */
+export async function tierUsage(namespaces: NamespacePool, tier: string): Promise<{ bytes: number; blocks: number }> {
+  const backends = namespaces.list().flatMap(({ storage }) => storage.tiers.filter(({ name }) => name === tier));
+  const sum = { bytes: 0, blocks: 0 };
+  for (const usage of await Promise.all(backends.map(({ backend }) => usageOrNothing(backend)))) {
+    sum.bytes += usage?.bytes ?? 0;
+    sum.blocks += usage?.blocks ?? 0;
   }
   return sum;
 }
 
-async function namespaceStatus({
-  namespace,
-  shape,
-  backend,
-  sessions,
-  circuit,
-}: OpenNamespace): Promise<NamespaceStatus> {
+async function namespaceStatus({ namespace, shape, storage, sessions }: OpenNamespace): Promise<NamespaceStatus> {
   return {
     digest: namespace.digestHex,
     model: namespace.fields.model,
@@ -102,9 +101,18 @@ async function namespaceStatus({
     keyBytes: shape.keyBytes,
     blockBytes: shape.blockBytes,
     sessions,
-    circuit: circuit(),
-    usage: await usageOrNothing(backend),
+    tiers: await Promise.all(storage.tiers.map(namespaceTierStatus)),
+    misses: storage.misses(),
   };
+}
+
+async function namespaceTierStatus({ name, backend, circuit }: NamespaceTier): Promise<NamespaceTierStatus> {
+  return { name, circuit: circuit(), usage: await usageOrNothing(backend) };
+}
+
+function tierStatus(tier: TierRuntime): TierStatus {
+  const { name, backend, place, capacityBytes } = tier;
+  return { name, backend, place, capacityBytes, queue: tier.queue(), facts: { ...tier.counters(), ...tier.gauges() } };
 }
 
 async function usageOrNothing(backend: OffloadBackend): Promise<Usage | undefined> {

@@ -1,6 +1,7 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DEFAULT_POLICY, POLICIES } from "@kvferry/core";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, it } from "vitest";
 import { parseHttp, resolveConfig } from "../src/config.js";
@@ -35,11 +36,36 @@ limits:
   helloTimeoutMs: 1000
   operationsMax: 4
 tiers:
+  - backend: memory
+    capacity: 16GiB
+    policy: lru
+  - backend: nvme
+    name: drive
+    path: /mnt/nvme
+    capacity: 800GB
+    segment: 64MiB
+    direct: auto
+    ioUring: auto
+    dailyWrites: 1TiB
+  - backend: s3
+    write: back
+    bucket: blocks
+    prefix: kv
+    region: eu-central-1
+    endpoint: https://s3.example.com
+    forcePathStyle: true
+    socketsMax: 32
+    sse: { type: "aws:kms", kmsKeyId: k }
+    requestTimeoutMs: 5000
   - backend: posix
+    write: through
     root: /mnt/kv
-    layout: vllm-fs
+    layout: kvferry
     adopt: true
     capacity: 200GiB
+    filesMax: 1000000
+    policy: lru
+    quotas: { a: 1GiB }
     threads: 8
     fsync: false
     direct: auto
@@ -50,7 +76,12 @@ tiers:
       socketIsDefault: false,
       http: { host: "127.0.0.1", port: 9464 },
       limits: { requestBytesMax: 2 ** 20 },
-      tier: { backend: "posix", root: "/mnt/kv", capacityBytes: 200 * 2 ** 30 },
+      tiers: [
+        { name: "memory", backend: "memory", capacityBytes: 16 * 2 ** 30, policy: "lru" },
+        { name: "drive", backend: "nvme", path: "/mnt/nvme", capacityBytes: 8e11, dailyWriteBytesMax: 2 ** 40 },
+        { name: "s3", backend: "s3", bucket: "blocks", write: "back", sse: { type: "aws:kms", kmsKeyId: "k" } },
+        { name: "posix", backend: "posix", root: "/mnt/kv", capacityBytes: 200 * 2 ** 30, quotas: { a: 2 ** 30 } },
+      ],
     });
   });
 
@@ -60,7 +91,7 @@ tiers:
       socket: "/r/kvferry/kvferry.sock",
       socketIsDefault: true,
       http: { host: "127.0.0.1", port: 9464 },
-      tier: { backend: "posix", root: "/d/kvferry" },
+      tiers: [{ backend: "posix", root: "/d/kvferry" }],
     });
     expect(resolveConfig({}, {}).socket).toBe(`/tmp/kvferry-${process.getuid?.()}/kvferry.sock`);
   });
@@ -76,7 +107,7 @@ tiers:
 
   it.each([
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
-    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, memory"],
+    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, memory, nvme, s3"],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],
@@ -89,9 +120,23 @@ tiers:
     expect(problemsOf(text).join("\n")).toContain(problem);
   });
 
-  it("takes one tier in this version, and says so", () => {
-    const two = { backend: "memory" } as const;
-    expect(() => resolveConfig({ tiers: [two, two] })).toThrow(/this version takes exactly one tier, got 2/);
+  it("tells tiers apart by name, and wants one that is written to", () => {
+    const memory = { backend: "memory" } as const;
+    expect(() => resolveConfig({ tiers: [memory, memory] })).toThrow(
+      /tiers\[1\].name' is 'memory', as that of tiers\[0\]/,
+    );
+    expect(resolveConfig({ tiers: [memory, { ...memory, name: "more" }] }).tiers).toHaveLength(2);
+    const none = { ...memory, write: "none" } as const;
+    expect(() => resolveConfig({ tiers: [none] })).toThrow(/tiers\[0\].write/);
+    expect(() => resolveConfig({ tiers: [{ backend: "nvme", path: "/x" }] })).toThrow(
+      /tiers\[0\].capacity' is missing/,
+    );
+  });
+
+  it("knows the policies that there are", () => {
+    const schema = JSON.stringify(configSchema());
+    expect(schema).toContain(`"enum":${JSON.stringify(Object.keys(POLICIES))}`);
+    expect(schema).toContain(`Default: ${DEFAULT_POLICY}.`);
   });
 
   it("reads relative paths from where the file is", () => {

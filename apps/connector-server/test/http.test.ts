@@ -44,8 +44,14 @@ describe("http", () => {
       state: "serving",
       socket,
       sessions: [{ client: "kvferry-client 0", requests: 0 }],
-      namespaces: [{ circuit: "closed", sessions: 1, usage: { blocks: 8 } }],
-      tiers: [{ backend: "posix" }],
+      namespaces: [
+        {
+          sessions: 1,
+          tiers: [{ name: "posix", circuit: "closed", usage: { blocks: 8 } }],
+          misses: { never_stored: 8, evicted: 0 },
+        },
+      ],
+      tiers: [{ name: "posix", backend: "posix", queue: { running: 0 } }],
     });
     expect((await text(`${url}/healthz`)).status).toBe(200);
     expect((await text(`${url}/nothing`)).status).toBe(404);
@@ -75,7 +81,7 @@ describe("http", () => {
     for (let i = 0; i < 20; i++) await client.load(randomKeys(1), [0]);
     const { body } = await text(`http://127.0.0.1:${server.http?.port}/metrics`);
     expect(body).toContain("kvferry_breaker_state 2");
-    expect((await server.status()).namespaces[0]?.circuit).toBe("open");
+    expect((await server.status()).namespaces[0]?.tiers[0]?.circuit).toBe("open");
     expect([...(await client.lookup(randomKeys(2)))]).toEqual([0, 0]);
   });
 });

@@ -35,16 +35,27 @@ function summary(status: ServerStatus): string {
   const lines = [
     `kvferry ${status.version}, ${status.state}, pid ${status.pid}, up ${status.uptimeSeconds} s`,
     `socket     ${status.socket}`,
-    ...status.tiers.map((tier) => `tier       ${tier.backend}${tier.root === undefined ? "" : ` at ${tier.root}`}`),
+    ...status.tiers.map(({ name, place }) => `tier       ${name}${place === undefined ? "" : ` at ${place}`}`),
     `engines    ${status.sessions.length}`,
-    ...status.namespaces.map(({ digest, model, sessions, usage }) => {
-      const used = usage === undefined ? "" : `, ${usage.blocks} blocks, ${(usage.bytes / 2 ** 30).toFixed(2)} GiB`;
-      return `namespace  ${digest.slice(0, 12)} ${model}, ${sessions} engines${used}`;
-    }),
+    ...status.namespaces.flatMap(({ digest, model, sessions, tiers, misses }) => [
+      `namespace  ${digest.slice(0, 12)} ${model}, ${sessions} engines`,
+      ...tiers.map(
+        ({ name, circuit, usage }) =>
+          `  ${name.padEnd(8)} ${usage === undefined ? "not counted" : `${usage.blocks} blocks, ${(usage.bytes / 2 ** 30).toFixed(2)} GiB`}${circuit === "closed" ? "" : `, circuit ${circuit}`}`,
+      ),
+      ...(Object.values(misses).some((count) => count > 0) ? [`  misses   ${counted(misses)}`] : []),
+    ]),
     ...status.counters.map(({ operation, requests, failed, keys }) => {
-      const outcomes = Object.entries(keys).map(([name, count]) => `${name} ${count}`);
-      return `${operation.padEnd(10)} ${requests} requests, ${failed} failed${outcomes.length > 0 ? `; ${outcomes.join(", ")}` : ""}`;
+      const outcomes = counted(keys);
+      return `${operation.padEnd(10)} ${requests} requests, ${failed} failed${outcomes === "" ? "" : `; ${outcomes}`}`;
     }),
   ];
   return `${lines.join("\n")}\n`;
+}
+
+function counted(counts: Readonly<Record<string, number>>): string {
+  return Object.entries(counts)
+    .filter(([, count]) => count > 0)
+    .map(([name, count]) => `${name} ${count}`)
+    .join(", ");
 }

@@ -1,0 +1,32 @@
+import { PosixBackend } from "@kvferry/backend-posix";
+import { createFileEngine } from "@kvferry/native";
+import { folderProblem, prepareFolder } from "./folder.js";
+import type { ResolvedPosixTier } from "./tier-config.js";
+import type { TierRuntime } from "./tier-runtime.js";
+
+const QUEUE_DEPTH_MIN = 65_536;
+
+/** @param blocksMax blocks that may be under way. */
+export async function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
+  const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
+  await prepareFolder(config.root, `${field}.root`);
+  const queueDepthMax = Math.max(QUEUE_DEPTH_MIN, blocksMax);
+  const engine = createFileEngine({ queueDepthMax, ...(threads === undefined ? {} : { threads }) });
+  return {
+    name,
+    backend,
+    place: config.root,
+    capacityBytes: config.capacityBytes,
+    createBackend: (_namespace, { vllmFs }) =>
+      new PosixBackend({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) }),
+    queue() {
+      const { queuedLoads, queuedStores, running } = engine.stats();
+      return { loads: queuedLoads, stores: queuedStores, running };
+    },
+    namespaces: async () => [],
+    counters: () => ({}),
+    gauges: () => ({}),
+    problem: () => folderProblem(config.root),
+    close: () => engine.close(),
+  };
+}

@@ -1,0 +1,22 @@
+import { S3Backend } from "@kvferry/backend-s3";
+import type { ResolvedS3Tier } from "./tier-config.js";
+import type { TierRuntime } from "./tier-runtime.js";
+
+/** Each namespace has its own connections: whether the bucket can be used is found out when the first one is opened. */
+export async function startS3Tier(tier: ResolvedS3Tier): Promise<TierRuntime> {
+  const { backend, name, write: _write, deadlineMs: _deadlineMs, ...config } = tier;
+  const { bucket, prefix = "" } = config;
+  return {
+    name,
+    backend,
+    place: `s3://${bucket}${prefix === "" ? "" : `/${prefix}`}`,
+    capacityBytes: undefined,
+    createBackend: () => new S3Backend(config),
+    namespaces: async () => [],
+    queue: () => undefined,
+    counters: () => ({}),
+    gauges: () => ({}),
+    problem: async () => undefined,
+    close: async () => {},
+  };
+}
