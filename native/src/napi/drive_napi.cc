@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "device/segment_io.h"
+#include "engine/ring_engine.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
 #include "napi/recover_batch.h"
@@ -14,6 +15,8 @@ namespace {
 constexpr uint32_t kControlThreads = 4;
 constexpr uint32_t kTransferThreadsMin = 4;
 constexpr uint32_t kTransferThreadsMax = 32;
+/** Two, so that one computes while the other waits for the kernel. */
+constexpr uint32_t kRings = 2;
 constexpr uint32_t kQueueDepthMax = 65536;
 constexpr uint32_t kTransfersMax = 4096;
 
@@ -144,10 +147,11 @@ class DriveObject : public Napi::ObjectWrap<DriveObject> {
   explicit DriveObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
 
   static Napi::Value make(Napi::Env env, std::shared_ptr<EngineHandle> handle, std::shared_ptr<SegmentDrive> drive,
-                          std::string engineReason) {
+                          const RingEngine* ring, std::string engineReason) {
     Napi::Object object = addonData(env).driveClass.New({});
     DriveObject* const self = Unwrap(object);
     self->handle_ = std::move(handle);
+    self->ring_ = ring;
     self->direct_ = drive->file().direct();
     self->preallocated_ = drive->file().preallocated();
     self->engineReason_ = std::move(engineReason);
@@ -237,7 +241,7 @@ class DriveObject : public Napi::ObjectWrap<DriveObject> {
     counters_ = {{"bytesWritten", number(now.bytesWritten)},     {"bytesRead", number(now.bytesRead)},
                  {"bytesStored", number(now.bytesStored)},       {"bytesLoaded", number(now.bytesLoaded)},
                  {"corruptBlocks", number(now.corruptBlocks)},   {"bytesDiscarded", number(now.bytesDiscarded)},
-                 {"registeredBytes", 0}};
+                 {"registeredBytes", ring_ == nullptr ? 0 : static_cast<double>(ring_->registeredBytes())}};
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {
@@ -260,7 +264,9 @@ class DriveObject : public Napi::ObjectWrap<DriveObject> {
     return closeEngine(info.Env(), handle_, [last] { last->reset(); });
   }
 
-  Napi::Value engineName(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "threads"); }
+  Napi::Value engineName(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), ring_ == nullptr ? "threads" : "io_uring");
+  }
   Napi::Value engineReason(const Napi::CallbackInfo& info) {
     return engineReason_.empty() ? info.Env().Undefined() : Napi::String::New(info.Env(), engineReason_);
   }
@@ -269,6 +275,8 @@ class DriveObject : public Napi::ObjectWrap<DriveObject> {
 
   std::shared_ptr<EngineHandle> handle_;
   std::shared_ptr<SegmentDrive> drive_;
+  /** The handle's transfers, if they are a ring's. */
+  const RingEngine* ring_ = nullptr;
   std::string engineReason_;
   bool direct_ = false;
   bool preallocated_ = false;
@@ -289,8 +297,10 @@ class OpenBatch final : public Batch {
   void run(uint32_t, ThreadState&) noexcept override {
     try {
       drive_ = SegmentDrive::open(options_.drive);
+      if (options_.ioUring != Direct::Off) openRing();
+      if (ring_) return;
       const uint32_t threads = std::clamp(options_.queueDepth, kTransferThreadsMin, kTransferThreadsMax);
-      transfers_ = std::make_unique<Engine>(EngineOptions{threads, kQueueDepthMax});
+      threads_ = std::make_unique<Engine>(EngineOptions{threads, kQueueDepthMax});
     } catch (const Error& error) {
       error_ = std::make_unique<Error>(error);
     } catch (...) {
@@ -303,14 +313,35 @@ class OpenBatch final : public Batch {
     const std::shared_ptr<SegmentDrive> drive = std::move(drive_);
     if (skipped() != Code::None) throw Error(skipped(), "the drive was not opened", 0, options_.drive.path);
     if (error_) throw Error(*error_);
-    engine()->transfers = std::move(transfers_);
-    return DriveObject::make(env, engine(), drive, reason_);
+    const RingEngine* const ring = ring_.get();
+    engine()->transfers = ring_ ? std::unique_ptr<Executor>(std::move(ring_)) : std::move(threads_);
+    return DriveObject::make(env, engine(), drive, ring, reason_);
   }
 
  private:
+  /** Throws Error only where a ring must be had. */
+  void openRing() {
+    const DriveFile& file = drive_->file();
+    const bool must = options_.ioUring == Direct::On;
+    if (!must && !file.direct()) {
+      reason_ = "O_DIRECT does not work here, or is off, and without it io_uring gains nothing";
+      return;
+    }
+    try {
+      std::vector<int> files{file.bufferedFile()};
+      if (file.direct()) files.push_back(file.file());
+      ring_ = std::make_unique<RingEngine>(
+          RingOptions{kRings, std::max(options_.queueDepth, kRings), kQueueDepthMax, std::move(files)});
+    } catch (const Error& error) {
+      if (must) throw;
+      reason_ = error.what();
+    }
+  }
+
   const OpenOptions options_;
   std::shared_ptr<SegmentDrive> drive_;
-  std::unique_ptr<Executor> transfers_;
+  std::unique_ptr<RingEngine> ring_;
+  std::unique_ptr<Executor> threads_;
   std::string reason_;
   std::unique_ptr<Error> error_;
 };

@@ -47,6 +47,14 @@ std::map<uintptr_t, std::pair<Region*, std::weak_ptr<Region>>>& regions() {
   return *map;
 }
 
+std::atomic<uint64_t> lastId{0};
+
+std::mutex watchersMutex;
+std::map<uint64_t, std::function<void()>>& watchers() {
+  static auto* map = new std::map<uint64_t, std::function<void()>>();
+  return *map;
+}
+
 uint64_t checkedBytes(const RegionShape& shape) {
   if (shape.rows == 0 || shape.rowBytes == 0 || shape.rows > kRegionBytesMax / shape.rowBytes ||
       shape.offset > kRegionBytesMax) {
@@ -109,7 +117,7 @@ std::shared_ptr<Region> Region::mapFd(int fd, const RegionShape& shape) {
   return region;
 }
 
-Region::Region(int fd, const RegionShape& shape) : fd_(fd) {
+Region::Region(int fd, const RegionShape& shape) : id_(++lastId), fd_(fd) {
   FdGuard guard{fd};
   bytes_ = checkedBytes(shape);
   fileBytes_ = shape.offset + bytes_;
@@ -158,6 +166,20 @@ Region::~Region() {
   unregisterRange(entry_);
   munmap(mapping_, mappingBytes_);
   close(fd_);
+  const std::lock_guard lock(watchersMutex);
+  for (const auto& [watcher, wake] : watchers()) wake();
+}
+
+uint64_t Region::watch(std::function<void()> wake) {
+  static uint64_t last = 0;
+  const std::lock_guard lock(watchersMutex);
+  watchers().emplace(++last, std::move(wake));
+  return last;
+}
+
+void Region::unwatch(uint64_t watcher) {
+  const std::lock_guard lock(watchersMutex);
+  watchers().erase(watcher);
 }
 
 std::shared_ptr<Region> Region::find(const void* address, size_t bytes) {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,11 @@ class Region {
   /** A file by a descriptor, which belongs to the region from now on, even when this throws. */
   static std::shared_ptr<Region> mapFd(int fd, const RegionShape& shape);
 
+  /** From now on `wake` is called, on any thread, whenever a region has ended: weak pointers to it are empty by then. It must
+   * neither block nor use regions. Returns a number for `unwatch`, after which it is not called any more. */
+  static uint64_t watch(std::function<void()> wake);
+  static void unwatch(uint64_t watcher);
+
   /** The region whose rows contain [address, address + bytes), or nullptr. */
   static std::shared_ptr<Region> find(const void* address, size_t bytes);
 
@@ -35,6 +41,8 @@ class Region {
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;
 
+  /** Of no other region of this process, now or later. */
+  uint64_t id() const { return id_; }
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   int fd() const { return fd_; }
@@ -50,6 +58,7 @@ class Region {
   static std::shared_ptr<Region> createOn(unsigned memfdFlags, uint64_t pageBytes, const RegionShape& shape);
   void map(uint64_t offset);
 
+  const uint64_t id_;
   int fd_;
   uint64_t fileBytes_ = 0;  // that the mapping needs
   uint8_t* mapping_ = nullptr;
