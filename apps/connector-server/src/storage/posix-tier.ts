@@ -4,14 +4,11 @@ import { folderProblem, prepareFolder } from "./folder.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
-const QUEUE_DEPTH_MIN = 65_536;
-
 /** @param blocksMax blocks that may be under way. */
 export async function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
   const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
   await prepareFolder(config.root, `${field}.root`);
-  const queueDepthMax = Math.max(QUEUE_DEPTH_MIN, blocksMax);
-  const engine = createFileEngine({ queueDepthMax, ...(threads === undefined ? {} : { threads }) });
+  const engine = createFileEngine({ queueDepthMax: blocksMax, ...(threads === undefined ? {} : { threads }) });
   return {
     name,
     backend,

@@ -20,6 +20,8 @@ import type { TierRuntime } from "./tier-runtime.js";
 
 /** Ms that a check of a tier may take; a hung file system is not ready. */
 const PROBE_TIMEOUT_MS = 2_000;
+/** Blocks that a tier's queue takes, at least. */
+const QUEUE_DEPTH_MIN = 65_536;
 /** What metrics call several tiers together. */
 const ALL_TIERS = "all";
 
@@ -104,11 +106,12 @@ function startTier(
   { operationsMax, batchKeysMax }: StorageLimits,
   logger: Logger,
 ): Promise<TierRuntime> {
+  const blocksMax = Math.max(QUEUE_DEPTH_MIN, operationsMax * batchKeysMax);
   switch (config.backend) {
     case "memory":
-      return startMemoryTier(config);
+      return startMemoryTier(config, blocksMax);
     case "posix":
-      return startPosixTier(config, field, operationsMax * batchKeysMax);
+      return startPosixTier(config, field, blocksMax);
     case "nvme":
       return startNvmeTier(config, logger);
     case "s3":
