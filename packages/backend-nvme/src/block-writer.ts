@@ -43,6 +43,12 @@ export interface WriterParts {
 /** What is to be written of a record: the part of an append that is not its place. */
 type Payload = Pick<SegmentAppend, "keys" | "memory" | "rowBytes" | "slots" | "priority" | "signal">;
 
+/** What became of a record, and where it begins in its segment. */
+interface Appended extends BlockResult {
+  readonly offset: number;
+  readonly checksums: Uint32Array;
+}
+
 /** Flights are known by 32-bit numbers that come again after so many. */
 const FLIGHT_NUMBERS = 2 ** 32;
 
@@ -208,7 +214,7 @@ export class BlockWriter {
     const { drive, table } = this.#parts;
     const { keys, region, slots } = positions.length === batch.keys.count ? batch : selectBatch(batch, positions);
     const payload = { keys: keys.bytes, memory: region.bytes, rowBytes: region.rowBytes, slots, priority, signal };
-    let written: (BlockResult & { readonly checksums: Uint32Array }) | ErrorCode;
+    let written: Appended | ErrorCode;
     try {
       written = await this.#append(shelf.namespace, room, payload);
     } catch (thrown) {
@@ -218,7 +224,7 @@ export class BlockWriter {
     for (const [i, position] of positions.entries()) {
       const row = rows[i] as number;
       if (typeof written !== "string" && written.outcomes[i] === Outcome.STORED) {
-        const offset = room.offset + payloadOffset(i, positions.length, blockBytes, keyBytes);
+        const offset = written.offset + payloadOffset(i, positions.length, blockBytes, keyBytes);
         const offset4k = driveOffset4k(room.segment, offset, drive.segmentBytes);
         shelf.land(row, offset4k, written.checksums[i] as number, timeOf(room.sequence));
         table.addEntry(room.segment, shelf.id, row, offset4k);
@@ -231,11 +237,7 @@ export class BlockWriter {
     }
   }
 
-  async #append(
-    namespace: SegmentNamespace,
-    room: Room,
-    payload: Payload,
-  ): Promise<BlockResult & { readonly checksums: Uint32Array }> {
+  async #append(namespace: SegmentNamespace, room: Room, payload: Payload): Promise<Appended> {
     const { drive, log, wear, clock } = this.#parts;
     const { blockBytes, keyBytes } = namespace;
     const bytes = recordBytes(room.blocks, blockBytes, keyBytes);
@@ -243,9 +245,10 @@ export class BlockWriter {
     const isMeta = namespace === WEAR || namespace === TOMBSTONES;
     if (!isMeta) wear.add("stores", padded, clock.nowMs());
     wear.add("metadata", isMeta ? bytes : bytes - padded, clock.nowMs());
+    const { segment, epoch, sequence } = room;
+    const offset = log.place(room, bytes);
     try {
-      const { segment, offset, epoch, sequence } = room;
-      return await drive.append({ ...namespace, ...payload, segment, offset, epoch, sequence });
+      return { offset, ...(await drive.append({ ...namespace, ...payload, segment, offset, epoch, sequence })) };
     } finally {
       log.release(room);
     }

@@ -18,6 +18,7 @@ import {
   SEGMENT_DRIVE_HEADER_BYTES,
   SEGMENT_HEADER_BYTES,
   type SegmentDrive,
+  type SegmentDriveOptions,
   type SegmentNamespace,
   segmentOf,
   summaryBytes,
@@ -41,6 +42,10 @@ import { SequenceSource } from "./sequence.js";
 import { RowState, Shelf, type ShelfUser } from "./shelf.js";
 import { UseCounts } from "./use-counts.js";
 import { WearCounter } from "./wear.js";
+
+/** How long a drive that another process has is waited for. */
+const IN_USE_WAIT_MS = 2000;
+const IN_USE_POLL_MS = 20;
 
 /** What a drive has done since it was opened, unless a name says otherwise. */
 export interface NvmeDriveCounters {
@@ -187,6 +192,7 @@ export class NvmeDrive {
       shelfFor: (namespace) => this.#shelfFor(namespace),
     });
     this.#log.resume(unsealed);
+    this.#evictor.poke();
     const { blocks, segmentsFree } = this.counters();
     const ms = Math.round(performance.now() - started);
     logger.info({ path: this.config.path, ...this.probe, blocks, segmentsFree, ms }, "the drive is open");
@@ -324,12 +330,25 @@ async function openNative(config: ResolvedDriveConfig): Promise<SegmentDrive> {
     if (!isDevice) await mkdir(path, { recursive: true, mode: folderMode });
     const segmentBytes = config.segmentBytes ?? config.segmentBytesDefault;
     const segments = segmentCount(capacityBytes, segmentBytes);
-    return await openSegmentDrive({
+    return await openWhenFree({
       ...{ path, segmentBytes, segments, direct, ioUring, fileMode },
       ...(queueDepth === undefined ? {} : { queueDepth }),
     });
   } catch (thrown) {
     throw explained(toKvferryError(thrown, "open", { path }), config);
+  }
+}
+
+/** The kernel takes a moment to let go of a drive whose process has just ended or closed it. */
+async function openWhenFree(options: SegmentDriveOptions): Promise<SegmentDrive> {
+  const giveUpAtMs = performance.now() + IN_USE_WAIT_MS;
+  for (;;) {
+    try {
+      return await openSegmentDrive(options);
+    } catch (thrown) {
+      if ((thrown as { code?: unknown }).code !== "BUSY" || performance.now() > giveUpAtMs) throw thrown;
+    }
+    await new Promise((resolve) => setTimeout(resolve, IN_USE_POLL_MS));
   }
 }
 

@@ -74,18 +74,18 @@ export class Evictor {
     };
   }
 
-  /** Begins to make room if there is too little, and if that can be done now. */
+  /** Begins to make room if there is too little, and if that can be done now. Best called when a segment has just been opened: copies go there. */
   poke(): void {
     if (this.#running !== undefined || this.#stopped) return;
-    const { table, logger } = this.#parts;
+    const { table, log, logger } = this.#parts;
     if (table.freeCount >= SEGMENTS_FREE_MIN) return;
     const victim = table.victim();
-    if (victim === undefined) return; // when one has been sealed, this is called again
+    if (victim === undefined) return; // once one has been sealed, whoever waits asks again
     this.#running = this.#evict(victim)
       .catch((err: unknown) => logger.error({ err, segment: victim }, "a segment could not be given up"))
       .finally(() => {
         this.#running = undefined;
-        this.poke();
+        log.changed(); // whoever still waits asks again
       });
   }
 
@@ -119,7 +119,6 @@ export class Evictor {
     }
     this.#segmentsEvicted++;
     table.release(segment);
-    log.changed();
   }
 
   /** Chooses what to copy and takes room for it, all in one turn. */
@@ -157,7 +156,7 @@ export class Evictor {
 
   /** Reads blocks and appends those that verify. */
   async #copy({ shelf, rows, offsets4k, room }: Copy): Promise<void> {
-    const { drive, wear, clock } = this.#parts;
+    const { drive, log, wear, clock } = this.#parts;
     const { namespace } = shelf;
     const present = [...rows.keys()].filter((i) => shelf.isAt(rows[i] as number, offsets4k[i] as number));
     if (present.length === 0) return;
@@ -174,9 +173,13 @@ export class Evictor {
     const good = slots.filter((slot) => read.outcomes[slot] === Outcome.LOADED);
     if (good.length === 0) return;
     const goodKeys = good.length === present.length ? keys.bytes : pick(keys.bytes, keys.stride, good);
-    wear.add("reinsertion", recordBytes(good.length, namespace.blockBytes, namespace.keyBytes), clock.nowMs());
-    const appended = await drive.append({ ...namespace, ...memory, ...room, keys: goodKeys, slots: good });
-    this.#relocate(shelf, room, good, (i) => {
+    const bytes = recordBytes(good.length, namespace.blockBytes, namespace.keyBytes);
+    wear.add("reinsertion", bytes, clock.nowMs());
+    const { segment, epoch, sequence } = room;
+    const offset = log.place(room, bytes);
+    const place = { segment, epoch, sequence, offset };
+    const appended = await drive.append({ ...namespace, ...memory, ...place, keys: goodKeys, slots: good });
+    this.#relocate(shelf, place, good.length, (i) => {
       const slot = good[i] as number;
       const row = rows[present[slot] as number] as number;
       const whole = appended.outcomes[i] === Outcome.STORED && appended.checksums[i] === checksums[slot];
@@ -184,18 +187,23 @@ export class Evictor {
     });
   }
 
-  /** From now on the copies count. */
-  #relocate(shelf: Shelf, room: Room, good: Uint32Array, rowOf: (index: number) => number | undefined): void {
+  /** From now on the copies count: block i of a record is that of the row. */
+  #relocate(
+    shelf: Shelf,
+    record: { readonly segment: number; readonly offset: number },
+    blocks: number,
+    rowOf: (index: number) => number | undefined,
+  ): void {
     const { table, drive } = this.#parts;
     const { blockBytes, keyBytes } = shelf.namespace;
-    for (let i = 0; i < good.length; i++) {
+    for (let i = 0; i < blocks; i++) {
       const row = rowOf(i);
       if (row === undefined) continue;
-      const offset = room.offset + payloadOffset(i, good.length, blockBytes, keyBytes);
-      const offset4k = driveOffset4k(room.segment, offset, drive.segmentBytes);
+      const offset = record.offset + payloadOffset(i, blocks, blockBytes, keyBytes);
+      const offset4k = driveOffset4k(record.segment, offset, drive.segmentBytes);
       table.dropEntry(segmentOf(shelf.offset4k(row), drive.segmentBytes));
       shelf.move(row, offset4k);
-      table.addEntry(room.segment, shelf.id, row, offset4k);
+      table.addEntry(record.segment, shelf.id, row, offset4k);
       this.#blocksReinserted++;
     }
   }

@@ -37,21 +37,20 @@ class Candidates {
     return kept.sort((a, b) => shelf.uses(b) - shelf.uses(a)); // stable: of equals the one written first
   }
 
-  /** Chooses a row and the blocks before it in its chain that lie here too, if all of them fit; a child without its parent cannot be
-   * found. Returns the bytes taken. */
+  /** Chooses a row and the blocks before it in its chain that lie here too, from the first one on, as many as fit: a child without its
+   * parent cannot be found. Returns the bytes taken. */
   choose(row: number, bytesMax: number): number {
     const chain: number[] = [];
     for (let at = row; at !== NO_ROW && this.#here.has(at) && !this.#chosen.has(at); at = this.shelf.index.parent(at)) {
-      if (chain.length * this.shelf.paddedBytes >= bytesMax) return 0; // also ends a chain that is a circle
       chain.push(at);
     }
-    const bytes = chain.length * this.shelf.paddedBytes;
-    if (bytes > bytesMax) return 0;
-    for (const each of chain.reverse()) {
+    const fitting = Math.min(chain.length, Math.floor(bytesMax / this.shelf.paddedBytes));
+    for (let i = 0; i < fitting; i++) {
+      const each = chain[chain.length - 1 - i] as number;
       this.#chosen.add(each);
       this.kept.push(each);
     }
-    return bytes;
+    return fitting * this.shelf.paddedBytes;
   }
 }
 

@@ -17,20 +17,21 @@ const ENTRY_COPIES = 2;
 const CHECKSUM_BYTES = 4;
 const PAGE_BYTES = 4096;
 
-/** Room for one record in a segment, to be filled by one append, or given up by `abandon`. */
+/** Room for one record in a segment, until `release`. */
 export interface Room {
   readonly segment: number;
-  readonly offset: number;
   readonly epoch: number;
   readonly sequence: number;
   /** Blocks that it has room for. */
   readonly blocks: number;
+  /** Held back for it; 0 once it has its place. */
+  heldBytes: number;
 }
 
 export interface SegmentLogHooks {
   /** A segment has just begun its life and is empty; called before anyone else gets room in it. */
   opened(): void;
-  /** There is room to be made: no segment is free, or none but the open one. Called again whenever that may have become possible. */
+  /** No segment is free: called when one has been opened, and again and again while a store waits. */
   starved(): void;
   /** The log itself writes so many bytes: the header or the summary of a segment. */
   writing(bytes: number): void;
@@ -84,14 +85,15 @@ export class SegmentLog {
     if (segment === undefined) return undefined;
     const count = this.#fitting(segment, namespace, blocks);
     if (count === 0) return undefined;
-    const { usedBytes, records, blocks: written, keyBytes, epoch } = this.#table;
-    const offset = usedBytes[segment] as number;
-    usedBytes[segment] = offset + recordBytes(count, namespace.blockBytes, namespace.keyBytes);
+    const { heldBytes, records, blocks: written, keyBytes, epoch } = this.#table;
+    const bytes = recordBytes(count, namespace.blockBytes, namespace.keyBytes);
+    heldBytes[segment] = (heldBytes[segment] as number) + bytes;
     records[segment] = (records[segment] as number) + 1;
     written[segment] = (written[segment] as number) + count;
     keyBytes[segment] = (keyBytes[segment] as number) + count * namespace.keyBytes;
     this.#appending.begin(segment);
-    return { segment, offset, epoch: epoch[segment] as number, sequence: this.#sequences.next(), blocks: count };
+    const sequence = this.#sequences.next();
+    return { segment, epoch: epoch[segment] as number, sequence, blocks: count, heldBytes: bytes };
   }
 
   /** Room for one block or more as soon as there is some; undefined once the signal is aborted, or the log closes.
@@ -112,8 +114,19 @@ export class SegmentLog {
     }
   }
 
-  /** Every room that was reserved ends here, whether something was written into it or not. */
+  /** Where a record of so many bytes begins, of which there may be fewer than were held back. The drive takes records by rising offset: it must
+   * be appended in this very turn. */
+  place(room: Room, bytes: number): number {
+    this.#giveBack(room);
+    const { usedBytes } = this.#table;
+    const offset = usedBytes[room.segment] as number;
+    usedBytes[room.segment] = offset + bytes;
+    return offset;
+  }
+
+  /** Every room that was reserved ends here, when what was written into it is, or if nothing was. */
   release(room: Room): void {
+    this.#giveBack(room);
     this.#appending.end(room.segment);
   }
 
@@ -132,10 +145,16 @@ export class SegmentLog {
     while (this.#sealing.size > 0) await Promise.all(this.#sealing);
   }
 
+  #giveBack(room: Room): void {
+    const { heldBytes } = this.#table;
+    heldBytes[room.segment] = (heldBytes[room.segment] as number) - room.heldBytes;
+    room.heldBytes = 0;
+  }
+
   /** How many of so many blocks fit into a segment, with the summary behind them. */
   #fitting(segment: number, { blockBytes, keyBytes }: SegmentNamespace, wanted: number): number {
     const table = this.#table;
-    const used = table.usedBytes[segment] as number;
+    const used = (table.usedBytes[segment] as number) + (table.heldBytes[segment] as number);
     const fits = (count: number): boolean => {
       const summary = summaryBytes(
         (table.records[segment] as number) + 1,
@@ -200,7 +219,7 @@ export class SegmentLog {
         this.#logger.warn({ err, segment }, "a segment could not be sealed");
       }
       table.state[segment] = SegmentState.SEALED;
-      this.#hooks.starved();
+      this.changed(); // it can be given up for whoever waits
     };
     const sealing = seal().finally(() => this.#sealing.delete(sealing));
     this.#sealing.add(sealing);

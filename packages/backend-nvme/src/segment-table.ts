@@ -45,6 +45,8 @@ export class SegmentTable {
   readonly sequence: Float64Array;
   /** Where the next record may begin. */
   readonly usedBytes: Float64Array;
+  /** Room of records that have no place yet. */
+  readonly heldBytes: Float64Array;
   /** What has been written or is being written in this life, for the size of the summary. */
   readonly records: Uint32Array;
   readonly blocks: Uint32Array;
@@ -62,6 +64,7 @@ export class SegmentTable {
     this.epoch = new Float64Array(segments);
     this.sequence = new Float64Array(segments);
     this.usedBytes = new Float64Array(segments);
+    this.heldBytes = new Float64Array(segments);
     this.records = new Uint32Array(segments);
     this.blocks = new Uint32Array(segments);
     this.keyBytes = new Float64Array(segments);
@@ -102,6 +105,7 @@ export class SegmentTable {
     this.epoch[segment] = life.epoch;
     this.sequence[segment] = life.sequence;
     this.usedBytes[segment] = life.usedBytes;
+    this.heldBytes[segment] = 0;
     this.records[segment] = 0;
     this.blocks[segment] = 0;
     this.keyBytes[segment] = 0;
@@ -145,7 +149,7 @@ export class SegmentTable {
   }
 
   get memoryBytes(): number {
-    let bytes = this.segments * 54;
+    let bytes = this.segments * 62;
     for (const list of this.#entries) bytes += list?.memoryBytes ?? 0;
     return bytes;
   }

@@ -18,6 +18,7 @@ import {
 
 interface Life extends SegmentLife {
   sealed: boolean;
+  nextOffset: number;
   records: SegmentAppend[];
   checksums: Uint32Array[];
 }
@@ -52,7 +53,13 @@ export class DriveDouble implements SegmentDrive {
     await turn();
     if (this.beginFails !== undefined) throw Object.assign(new Error("no"), { code: this.beginFails });
     this.#written += SEGMENT_HEADER_BYTES;
-    this.lives.set(life.segment, { ...life, sealed: false, records: [], checksums: [] });
+    this.lives.set(life.segment, {
+      ...life,
+      sealed: false,
+      nextOffset: SEGMENT_HEADER_BYTES,
+      records: [],
+      checksums: [],
+    });
   }
 
   async append(append: SegmentAppend): Promise<BlockResult & { readonly checksums: Uint32Array }> {
@@ -63,10 +70,8 @@ export class DriveDouble implements SegmentDrive {
     const end = offset + recordBytes(count, blockBytes, keyBytes);
     if (life === undefined || life.sealed || life.epoch !== append.epoch) throw new Error("the segment is not open");
     if (end > this.segmentBytes || offset < SEGMENT_HEADER_BYTES) throw new Error("out of bounds");
-    for (const each of life.records) {
-      const eachEnd = each.offset + recordBytes(each.slots.length, each.blockBytes, each.keyBytes);
-      if (offset < eachEnd && each.offset < end) throw new Error("records overlap");
-    }
+    if (offset < life.nextOffset) throw new Error("records must come by rising offset");
+    life.nextOffset = end;
     const fails = this.failAppends > 0;
     if (fails) this.failAppends--;
     await turn();
