@@ -15,7 +15,7 @@ const SEGMENT_WORDS = PLACES + 3;
 const COUNT_LIMIT_MAX = (PLACES * 3) / 4;
 const COUNT_LIMIT_SPREAD = 1 << 9;
 /** In each segment on average, when a table is made for a known number of keys. */
-const COUNT_EXPECTED = (COUNT_LIMIT_MAX - COUNT_LIMIT_SPREAD) * 0.9;
+const COUNT_EXPECTED = COUNT_LIMIT_MAX - COUNT_LIMIT_SPREAD / 2;
 
 /** A place holds the row plus one in its low 27 bits, 0 where it is empty, and five bits of the hash above. */
 const ROW_MASK = 0x7ffffff;

@@ -95,13 +95,13 @@ export class PrefixIndex implements BlockTable {
   /** The block's row, or NO_ROW.
    * @throws KvferryError INVALID_ARGUMENT for a key of another length, as every method that takes keys. */
   find(key: Uint8Array): number {
-    this.#checkKeys(key.length);
+    this.#checkKey(key.length);
     return this.#find(keyWords(key), 0);
   }
 
   /** Writes each key's row, or NO_ROW, to `rows`; how many are there. */
   findMany(keys: KeyBatch, rows: Int32Array): number {
-    this.#checkKeys(keys.stride, keys.count, rows);
+    this.#checkBatch(keys, rows);
     const words = batchWords(keys);
     let found = 0;
     for (let first = 0; first < keys.count; first += WAVE_KEYS) {
@@ -118,7 +118,7 @@ export class PrefixIndex implements BlockTable {
 
   /** How many keys from the first on are in any of `tiers`: up to the first that is not, whatever its group. */
   longestPrefix(keys: KeyBatch, tiers: number = ALL_TIERS): number {
-    this.#checkKeys(keys.stride);
+    this.#checkBatch(keys);
     const words = batchWords(keys);
     // the first wave is short: most of what is not there is not there from the start
     for (let first = 0, count = 0; first < keys.count; first += count) {
@@ -138,7 +138,7 @@ export class PrefixIndex implements BlockTable {
    * @returns how many are new.
    */
   insert(keys: KeyBatch, facts: BlockFacts, rows: Int32Array): number {
-    this.#checkKeys(keys.stride, keys.count, rows);
+    this.#checkBatch(keys, rows);
     const { tier, bytes, parent = NO_ROW } = facts;
     checkTier(tier);
     if (!Number.isInteger(bytes) || bytes < 0 || bytes > BYTES_MAX) {
@@ -163,14 +163,16 @@ export class PrefixIndex implements BlockTable {
 
   /** Links the blocks of a request, whose order a lookup tells, where they have no parent yet. `rows` as `findMany` has left it. */
   observe(keys: KeyBatch, rows: Int32Array): void {
-    this.#checkKeys(keys.stride, keys.count, rows);
+    this.#checkBatch(keys, rows);
     const words = batchWords(keys);
     const stride = this.#records.keyWords;
     this.#beginLinks(keys.count, NO_ROW);
     for (let i = 0; i < keys.count; i++) {
       const row = rows[i] as number;
       const previous = this.#lastOfGroup.swap(groupWord(words, i * stride, this.keyBytes), row);
-      if (row !== NO_ROW && this.#isHere(row)) this.#link(row, previous);
+      if (row === NO_ROW) continue;
+      this.#checkRow(row);
+      if (this.#isHere(row)) this.#link(row, previous);
     }
   }
 
@@ -390,9 +392,14 @@ export class PrefixIndex implements BlockTable {
     return parent !== NO_ROW && !this.#isHere(parent);
   }
 
-  #checkKeys(stride: number, count: number = 0, rows?: Int32Array): void {
-    if (stride !== this.keyBytes) throw misuse(`a key of ${stride} bytes in an index of keys of ${this.keyBytes}`);
+  #checkBatch({ bytes, stride, count }: KeyBatch, rows?: Int32Array): void {
+    this.#checkKey(stride);
+    if (bytes.length < count * stride) throw misuse(`${bytes.length} bytes are no ${count} keys of ${stride}`);
     if (rows !== undefined && rows.length < count) throw misuse(`rows has ${rows.length} places for ${count} keys`);
+  }
+
+  #checkKey(bytes: number): void {
+    if (bytes !== this.keyBytes) throw misuse(`a key of ${bytes} bytes in an index of keys of ${this.keyBytes}`);
   }
 
   #checkRow(row: number): void {

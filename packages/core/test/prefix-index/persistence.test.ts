@@ -268,7 +268,8 @@ describe("an index on disk", () => {
     expect(crashes.length).toBeGreaterThan(12);
     for (const { folder: left, at } of crashes) {
       const again = await open(left);
-      expect(again.recovery).toMatchObject({ damaged: false, unusableFiles: 0 });
+      expect(again.recovery.damaged).toBe(false);
+      expect(again.recovery.unusableFiles).toBeLessThanOrEqual(1); // a log that had no head yet
       const found = fingerprint(again.index);
       expect([at - 1, at].some((each) => states[each] === found)).toBe(true);
       await again.close();

@@ -171,6 +171,10 @@ describe("a prefix index", () => {
     }
     expect(worst).toBeLessThanOrEqual(64);
     expect(worst).toBeGreaterThan(52); // what records take alone
+    for (let expectedBlocks = 500_000; expectedBlocks < 1_000_000; expectedBlocks += 5000) {
+      const table = new PrefixIndex({ keyBytes: 36, expectedBlocks }).memoryBytes;
+      expect(52 + table / expectedBlocks).toBeLessThanOrEqual(64);
+    }
   }, 60_000);
 
   it("refuses what makes no sense", () => {
@@ -184,6 +188,8 @@ describe("a prefix index", () => {
       () => index.findMany(packKeys([new Uint8Array(35)]), one),
       () => index.findMany(chain(0, 2), one),
       () => index.longestPrefix(packKeys([new Uint8Array(37)])),
+      () => index.longestPrefix({ bytes: new Uint8Array(36), stride: 36, count: 2 }),
+      () => index.observe(chain(0, 1), Int32Array.of(99)),
       () => index.insert(chain(0, 2), facts, one),
       () => index.insert(chain(0, 1), { ...facts, tier: 0 }, one),
       () => index.insert(chain(0, 1), { ...facts, tier: 256 }, one),

@@ -24,7 +24,7 @@ export interface PersistentIndexOptions {
   readonly checksum?: Checksum | undefined;
   /** Changes are written after so long at the latest; 0: only when `flush` is called. Default 1000. */
   readonly flushIntervalMs?: number | undefined;
-  /** A log that is longer than this, and than half the last snapshot, is replaced by a snapshot; default 64 MiB. Where that cannot be written, the log may
+  /** A log that is longer than this, and than half a snapshot, is replaced by a snapshot; default 64 MiB. Where that cannot be written, the log may
    * become four times as long. */
   readonly logBytesMax?: number | undefined;
   readonly logger?: Logger | undefined;
@@ -98,6 +98,7 @@ export class PersistentIndex {
       const opened = new PersistentIndex(options, source, recovered, index, epochMs, report);
       try {
         await opened.#begin(recovered);
+        opened.#startTimer(options.flushIntervalMs ?? FLUSH_INTERVAL_MS);
       } catch (error) {
         await opened.close();
         throw error;
@@ -128,8 +129,6 @@ export class PersistentIndex {
     this.#changes = new ChangeList(this.#records, () => this.#seal());
     this.#records.journal = this.#changes;
     this.#log = this.#newLog(recovered.log?.generation ?? recovered.generationMax, recovered.log?.bytes);
-    const intervalMs = options.flushIntervalMs ?? FLUSH_INTERVAL_MS;
-    if (intervalMs > 0) this.#timer = setInterval(() => void this.#tend(), intervalMs).unref();
   }
 
   status(): PersistenceStatus {
@@ -191,13 +190,18 @@ export class PersistentIndex {
     if (log === undefined) await removeGenerations(folder, (_, generation) => generation <= generationMax);
   }
 
+  #startTimer(intervalMs: number): void {
+    if (intervalMs > 0) this.#timer = setInterval(() => void this.#tend(), intervalMs).unref();
+  }
+
   #newLog(generation: number, bytes?: number): Log {
     const bytesMax = this.#logBytesMaxNow();
     return new Log(this.#source.folder, generation, Math.max(bytesMax, 4 * bytesMax - this.#olderLogBytes), bytes);
   }
 
   #logBytesMaxNow(): number {
-    return Math.max(this.#logBytesMax, this.#snapshotBytes / 2);
+    const { rowLimit, recordWords } = this.#records;
+    return Math.max(this.#logBytesMax, (rowLimit * recordWords * 4) / 2);
   }
 
   /** Makes a frame of the changes so far. */
@@ -260,6 +264,7 @@ export class PersistentIndex {
       await removeGenerations(folder, (_, each) => each < generation);
     } catch (cause) {
       const error = toKvferryError(cause, "prefixIndex", { folder });
+      await log.settled(); // and the old one before it
       const isTooLong = this.#olderLogBytes >= 4 * this.#logBytesMaxNow();
       if (old.error !== undefined || isTooLong) await this.#giveUp(log, old.error ?? error); // what it followed from is not all written
       throw error;
