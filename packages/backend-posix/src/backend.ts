@@ -7,6 +7,7 @@ import {
   type BatchResult,
   type BlockBatch,
   countOutcome,
+  formatNamespaceRecord,
   type KeyBatch,
   keyAt,
   LookupState,
@@ -277,7 +278,7 @@ export class PosixBackend extends OffloadBackend {
   /** Leaves the identity where people and tools find it, and vLLM its own. */
   async #describe(folders: Folders, context: AuthorContext): Promise<void> {
     const mode = this.#config.fileMode;
-    const text = `${JSON.stringify({ digest: context.namespace.digestHex, keyBytes: context.keyBytes, blockBytes: context.blockBytes, fields: context.namespace.fields }, null, 2)}\n`;
+    const text = formatNamespaceRecord(context);
     const name = this.#config.layout === "vllm-fs" ? `namespace-${context.namespace.digestHex}.json` : "namespace.json";
     await writeWhole(join(folders.namespace, name), text, join(folders.writers, this.#writer, name), mode);
     const { vllmFs } = this.#config;

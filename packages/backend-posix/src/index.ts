@@ -4,3 +4,4 @@ export type { RootCount } from "./capacity/leader.js";
 export type { RootStatus } from "./capacity/root.js";
 export type { PosixConfig, VllmFsNames } from "./config.js";
 export { posixManifest } from "./manifest.js";
+export { type StoredNamespace, storedNamespaces } from "./stored-namespaces.js";

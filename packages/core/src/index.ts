@@ -92,6 +92,12 @@ export {
   type NamespaceParallel,
 } from "./namespace.js";
 export {
+  formatNamespaceRecord,
+  NAMESPACE_RECORD_BYTES_MAX,
+  type NamespaceRecord,
+  parseNamespaceRecord,
+} from "./namespace-record.js";
+export {
   type BatchResult,
   countOutcome,
   LookupState,

@@ -1,4 +1,4 @@
-import { PosixBackend } from "@kvferry/backend-posix";
+import { PosixBackend, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
@@ -20,7 +20,7 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
       const { queuedLoads, queuedStores, running } = engine.stats();
       return { loads: queuedLoads, stores: queuedStores, running };
     },
-    namespaces: async () => [],
+    namespaces: () => storedNamespaces(config.root, config.layout),
     counters: () => ({}),
     gauges: () => ({}),
     problem: () => folderProblem(config.root),

@@ -1,44 +1,84 @@
 const GHOSTS_MIN = 64;
+const GHOSTS_MAX = 2 ** 28;
+/** Places a ghost: spare ones, since two that fall on one place push each other out. */
+const PLACES_SHARE = 1.25;
+/** A place: the tag (18 bits), when it was added (11 bits), uses (3 bits); 0 if free. */
+const USES_BITS = 3;
+const TIME_BITS = 11;
+const TAG_SHIFT: number = USES_BITS + TIME_BITS;
+const TIME_MASK: number = 2 ** TIME_BITS - 1;
+/** A ghost is forgotten after so many units of time, half of what the bits can tell apart. */
+const UNITS_MAX: number = 2 ** (TIME_BITS - 1);
 
-/** Remembers the hashes of the last blocks that have gone, in 8 bytes for each. Two hashes that fall on one place push each other out, so it forgets
- * some early; it never remembers more than `ghostsMax`. */
+/** Most uses that a ghost remembers. */
+export const GHOST_USES_MAX: number = 2 ** USES_BITS - 1;
+
+/** Remembers the last blocks that have gone, and how often they were used: 5 bytes for each. It forgets some early, never remembers one for more
+ * than `ghostsMax` later ones, and takes a stranger for one that it knows once in 200,000 times. */
 export class Ghosts {
-  readonly #ghostsMax: number;
-  readonly #hashes: Uint32Array;
-  /** When each was added, in additions, modulo 2^32. */
-  readonly #added: Uint32Array;
-  readonly #mask: number;
+  readonly #places: Uint32Array;
+  readonly #seed: number;
+  /** Additions a unit of time. */
+  readonly #unit: number;
   #additions = 0;
+  #sweep = 0;
 
-  constructor(ghostsMax: number) {
-    this.#ghostsMax = Math.max(GHOSTS_MIN, Math.min(ghostsMax, 2 ** 28));
-    const places = 2 ** Math.ceil(Math.log2(this.#ghostsMax * 1.5));
-    this.#hashes = new Uint32Array(places);
-    this.#added = new Uint32Array(places);
-    this.#mask = places - 1;
+  constructor(ghostsMax: number, seed: number) {
+    const most = Math.ceil(Math.max(GHOSTS_MIN, Math.min(ghostsMax, GHOSTS_MAX)));
+    this.#places = new Uint32Array(Math.ceil(most * PLACES_SHARE));
+    this.#unit = most / UNITS_MAX;
+    this.#seed = seed | 0;
   }
 
   get memoryBytes(): number {
-    return this.#hashes.byteLength + this.#added.byteLength;
+    return this.#places.byteLength;
   }
 
-  add(hash: number): void {
-    const place = this.#place(hash);
-    this.#additions = (this.#additions + 1) >>> 0;
-    this.#hashes[place] = hash;
-    this.#added[place] = this.#additions;
+  /** Remembers a hash with its uses, up to GHOST_USES_MAX. */
+  add(hash: number, uses: number): void {
+    this.#additions++;
+    // two places a call, so that none is older than what the bits can tell
+    this.#forgetNext();
+    this.#forgetNext();
+    const mixed = this.#mix(hash);
+    const time = this.#time();
+    this.#places[this.#place(mixed)] = (tagOf(mixed) << TAG_SHIFT) | (time << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
   }
 
-  /** Forgets a hash; whether it was remembered. */
-  take(hash: number): boolean {
-    const place = this.#place(hash);
-    if (this.#hashes[place] !== hash >>> 0) return false;
-    const age = (this.#additions - (this.#added[place] as number)) >>> 0;
-    this.#hashes[place] = 0;
-    return hash !== 0 && age < this.#ghostsMax;
+  /** Forgets a hash; its uses, or -1 if it was not remembered. */
+  take(hash: number): number {
+    const mixed = this.#mix(hash);
+    const place = this.#place(mixed);
+    const ghost = this.#places[place] as number;
+    if (ghost >>> TAG_SHIFT !== tagOf(mixed) || this.#expired(ghost)) return -1;
+    this.#places[place] = 0;
+    return ghost & GHOST_USES_MAX;
   }
 
-  #place(hash: number): number {
-    return (Math.imul(hash, 0x9e3779b1) >>> 3) & this.#mask;
+  #forgetNext(): void {
+    if (++this.#sweep >= this.#places.length) this.#sweep = 0;
+    if (this.#expired(this.#places[this.#sweep] as number)) this.#places[this.#sweep] = 0;
   }
+
+  #expired(ghost: number): boolean {
+    return ((this.#time() - (ghost >>> USES_BITS)) & TIME_MASK) >= UNITS_MAX;
+  }
+
+  #time(): number {
+    return Math.floor(this.#additions / this.#unit) & TIME_MASK;
+  }
+
+  #mix(hash: number): number {
+    const mixed = Math.imul(hash ^ (hash >>> 16) ^ this.#seed, 0x85ebca6b);
+    return Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+  }
+
+  #place(mixed: number): number {
+    return Math.floor(((mixed >>> 0) / 2 ** 32) * this.#places.length);
+  }
+}
+
+/** From the bits that say least of the place; never 0, which a free place has. */
+function tagOf(mixed: number): number {
+  return (Math.imul(mixed ^ (mixed >>> 16), 0x9e3779b1) >>> TAG_SHIFT) | 1;
 }

@@ -15,7 +15,7 @@ const IN_MAIN = 4;
 
 /**
  * S3-FIFO (Yang et al., SOSP 2023), for chains: new blocks are on probation in a small queue, and go unless they were used there or left it not
- * long ago; a main queue gives another round for each use. A block with children is never let go before them. 9 bytes a row and 12 to 24
+ * long ago; a main queue gives another round for each use. A block with children is never let go before them. 9 bytes a row and five
  * a block of the capacity for the ghosts.
  */
 export class S3FifoPolicy implements EvictionPolicy {
@@ -27,9 +27,9 @@ export class S3FifoPolicy implements EvictionPolicy {
   #size = 0;
   #small = 0;
 
-  constructor({ table, capacityBlocks }: PolicyOptions) {
+  constructor({ table, capacityBlocks, seed = 1 }: PolicyOptions) {
     this.#table = table;
-    this.#ghosts = new Ghosts(Math.ceil(capacityBlocks * (1 - SMALL_SHARE)));
+    this.#ghosts = new Ghosts(capacityBlocks * (1 - SMALL_SHARE), seed);
   }
 
   get memoryBytes(): number {
@@ -43,7 +43,7 @@ export class S3FifoPolicy implements EvictionPolicy {
     }
     if (row >= this.#state.length) this.#state = grownUint8(this.#state, rowsFor(row));
     this.#size++;
-    this.#enter(row, this.#ghosts.take(this.#table.hash(row)) ? MAIN : SMALL, 0);
+    this.#enter(row, this.#ghosts.take(this.#table.hash(row)) >= 0 ? MAIN : SMALL, 0);
   }
 
   used(row: number, use: BlockUse): void {
@@ -56,7 +56,7 @@ export class S3FifoPolicy implements EvictionPolicy {
 
   removed(row: number): void {
     if (!this.#queues.has(row)) return;
-    if (this.#leave(row) === SMALL) this.#ghosts.add(this.#table.hash(row));
+    if (this.#leave(row) === SMALL) this.#ghosts.add(this.#table.hash(row), 0);
     this.#size--;
   }
 

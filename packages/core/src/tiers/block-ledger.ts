@@ -19,7 +19,7 @@ export interface BlockLedgerOptions {
 /** The only tier of a ledger's index. */
 const HERE = 1;
 /** Lookups whose uses are still to be counted, at most; one more counts them at once. */
-const LOOKUPS_WAITING_MAX = 64;
+const LOOKUPS_WAITING_MAX = 1024;
 /** A load this soon after a use belongs to it: the request was counted when it looked up. */
 const SAME_USE_MS = 10_000;
 /** Blocks that a call is reading, passed over in one search for a victim. */

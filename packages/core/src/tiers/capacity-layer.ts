@@ -208,7 +208,7 @@ export class CapacityLayer extends Layer implements EvictionSource {
     const excess = (): number => ledger.blocks + this.#leave.size + this.#reserved - this.#blocksMax;
     while (excess() > 0) {
       const victims: number[] = [];
-      const chosen = Math.min(excess() - this.#leave.size, ledger.blocks);
+      const chosen = Math.min(excess() - this.#leave.size, ledger.blocks, this.manifest.limits.batchKeysMax);
       const parts: Uint8Array[] = [];
       for (let left = chosen; left > 0; left--) {
         const row = ledger.victim();

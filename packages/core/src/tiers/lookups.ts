@@ -7,7 +7,7 @@ import type { Tier } from "./tier.js";
 
 const { HIT, MISS, PENDING } = LookupState;
 /** Lookups that tiers have still to be told of, at most; one more tells them at once. */
-const UNTOLD_MAX = 64;
+const UNTOLD_MAX = 1024;
 
 /** What the map says of a request's keys. */
 interface Answer {

@@ -27,6 +27,8 @@ export class Mover {
   readonly #tier: Tier;
   readonly #parts: StoreParts;
   readonly #pendingMax: number;
+  /** Blocks that every tier takes at once. */
+  readonly #batchMax: number;
   #pending = 0;
   #queue: Job[] = [];
   #running: Promise<void> | undefined;
@@ -37,6 +39,7 @@ export class Mover {
     this.#tier = tier;
     this.#parts = parts;
     this.#pendingMax = Math.floor(tier.pendingBytesMax / parts.context.blockBytes);
+    this.#batchMax = Math.min(...parts.tiers.map(({ backend }) => backend.manifest.limits.batchKeysMax));
   }
 
   /** Blocks waiting or under way. */
@@ -61,7 +64,8 @@ export class Mover {
     const { map, stopping } = this.#parts;
     if (!this.#tier.isUp) return this.#parts.moved(this.#tier, "cascade", "dropped", positions.length);
     const pool = this.#parts.staging();
-    const slots = pool.takeNow(Math.min(positions.length, Math.max(0, this.#pendingMax - this.#pending)));
+    const room = Math.max(0, this.#pendingMax - this.#pending);
+    const slots = pool.takeNow(Math.min(positions.length, room, this.#batchMax));
     const dropped = positions.length - slots.length;
     if (dropped > 0) this.#parts.moved(this.#tier, "cascade", "dropped", dropped);
     if (slots.length === 0) return;
@@ -107,7 +111,7 @@ export class Mover {
 
   async #run(): Promise<void> {
     const pool = this.#parts.staging();
-    const share = Math.max(1, Math.floor(pool.region.rows / STAGING_SHARE));
+    const share = Math.max(1, Math.min(this.#batchMax, Math.floor(pool.region.rows / STAGING_SHARE)));
     for (let job = this.#queue[0]; job !== undefined; job = this.#queue[0]) {
       const slots = await pool.take(Math.min(share, job.rows.length - job.at), this.#parts.stopping);
       if (slots === undefined) return this.#dropAll();

@@ -71,7 +71,9 @@ export class TieredStore extends OffloadBackend {
   readonly #moved: readonly Map<string, number>[];
   readonly #told: Map<string, number> = new Map();
   #open: OpenStore | undefined;
-  #listing: Promise<void> = Promise.resolve();
+  #listing: Promise<unknown> = Promise.resolve();
+  /** Of the tiers that nobody else stores into: what there is of each is known afterwards. */
+  #listingOwn: Promise<unknown> = Promise.resolve();
   #telling: NodeJS.Timeout | undefined;
 
   /** @throws KvferryError CONFIG_INVALID with `context.field`. */
@@ -126,7 +128,11 @@ export class TieredStore extends OffloadBackend {
         throw new KvferryError(code, `tier ${name}: ${message}`, details);
       }
     }
-    this.#listing = Promise.all(this.#tiers.map((tier) => listTier(parts, tier))).then(() => {});
+    const listings = this.#tiers.map((tier) => listTier(parts, tier));
+    this.#listing = Promise.all(listings);
+    this.#listingOwn = Promise.all(
+      listings.filter((_, i) => !this.#tiers[i]?.backend.manifest.capabilities.sharedAcrossHosts),
+    );
     if (this.#options.sink !== undefined) {
       this.#telling = setInterval(() => this.#tellSink(), SINK_MS);
       this.#telling.unref();
@@ -154,7 +160,7 @@ export class TieredStore extends OffloadBackend {
   }
 
   protected override async *_scan(options: AuthorScanOptions): AsyncGenerator<ScanPage> {
-    await this.#listing;
+    await this.#listingOwn;
     const bytesOf = new Map<Tier, number>();
     for (const tier of this.#tiers) {
       if (!tier.backend.manifest.capabilities.usage) continue;
@@ -166,7 +172,7 @@ export class TieredStore extends OffloadBackend {
 
   /** Bytes of all tiers together; each block once. */
   protected override async _usage(): Promise<Usage> {
-    await this.#listing;
+    await this.#listingOwn;
     const { map } = this.#store.parts;
     const usages = await Promise.all(this.#tiers.map(({ backend }) => backend.usage()));
     const sum = { bytes: 0, blocks: 0, capacityBytes: 0 as number | undefined };

@@ -1,0 +1,227 @@
+import { type BlockTable, NO_ROW } from "../prefix-index/block-table.js";
+import { AGE_BUCKETS, AgeScale } from "./age-scale.js";
+import { CLASS_LEVELS, CLASS_USES_MAX, CLASSES, classOf } from "./block-class.js";
+import { Ghosts } from "./ghosts.js";
+import type { BlockUse, EvictionPolicy, PolicyOptions } from "./policy.js";
+import { RankedQueues } from "./ranked-queues.js";
+import { ReuseModel } from "./reuse-model.js";
+import { RowLists } from "./row-lists.js";
+import { grownInt32, grownUint8, rowsFor } from "./rows.js";
+import { UseHistory } from "./use-history.js";
+
+/** Blocks that have gone and whose uses are remembered, for each of the capacity. */
+const GHOSTS_SHARE = 4;
+/** Uses of the sample that are remembered, and over how many capacities they reach. */
+const HISTORY_USES_MAX = 65_536;
+const HISTORY_CAPACITIES = 8;
+/** The model is estimated anew after so many uses of the sample: at first often, then after a part of the history. */
+const LEARN_USES_MIN = 128;
+const LEARN_SHARE = 16;
+/** Ages are looked at again this often, in parts of a bucket. */
+const SWEEPS_A_BUCKET = 4;
+
+/** In place of a bucket: not in the table; has children and waits. */
+const ABSENT = 255;
+const WAITING = 254;
+const WAITING_LIST = 0;
+
+/**
+ * Lets go of the block with the least reuse in prospect for the room that it takes. Blocks are told apart by class (uses so far, place in the request) and age since
+ * the last use; how likely each kind is used again is learned from the requests themselves. docs/eviction.md explains it.
+ *
+ * Only blocks without children are ranked, in one queue for each class and bucket of age; the others wait until their last child has
+ * gone. 15 bytes a row, 20 a block of the capacity for the ghosts, and 1.6 MB.
+ */
+export class HazardPolicy implements EvictionPolicy {
+  readonly name: string = "hazard";
+  readonly #table: BlockTable;
+  readonly #scale: AgeScale;
+  readonly #history: UseHistory;
+  readonly #model: ReuseModel;
+  readonly #ghosts: Ghosts;
+  readonly #queues: RankedQueues = new RankedQueues(CLASSES * AGE_BUCKETS);
+  readonly #waiting: RowLists = new RowLists(1);
+  readonly #sums: readonly [Float64Array, Float64Array, Float64Array];
+  /** When each bucket's ages are looked at next, on the clock. */
+  readonly #dueAt: Float64Array = new Float64Array(AGE_BUCKETS);
+  #learnAt: number = LEARN_USES_MIN;
+  /** Uses of blocks so far, modulo 2^32: the clock of all ages. */
+  #now = 0;
+  #size = 0;
+  /** By row: time of the last use on the clock, class, bucket, uses also before it was last evicted. */
+  #usedAt: Int32Array = new Int32Array(0);
+  #kinds: Uint8Array = new Uint8Array(0);
+  #buckets: Uint8Array = new Uint8Array(0);
+  #uses: Uint8Array = new Uint8Array(0);
+
+  constructor({ table, capacityBlocks, seed = 1 }: PolicyOptions) {
+    this.#table = table;
+    this.#scale = new AgeScale(capacityBlocks);
+    this.#model = new ReuseModel(this.#scale, CLASS_LEVELS);
+    this.#ghosts = new Ghosts(capacityBlocks * GHOSTS_SHARE, seed);
+    const share = Math.min(1, HISTORY_USES_MAX / (HISTORY_CAPACITIES * Math.max(1, capacityBlocks)));
+    this.#history = new UseHistory({ usesMax: HISTORY_USES_MAX, share, seed });
+    const size = CLASSES * AGE_BUCKETS;
+    this.#sums = [new Float64Array(size), new Float64Array(size), new Float64Array(size)];
+    this.#queues.rank(this.#model.worth);
+  }
+
+  get memoryBytes(): number {
+    const rows = this.#usedAt.byteLength + this.#kinds.byteLength * 3;
+    const learned = this.#history.memoryBytes + this.#model.memoryBytes + this.#sums[0].byteLength * 3;
+    return rows + learned + this.#ghosts.memoryBytes + this.#queues.memoryBytes + this.#waiting.memoryBytes;
+  }
+
+  inserted(row: number, use: BlockUse): void {
+    if (this.#has(row)) {
+      this.used(row, use);
+      return;
+    }
+    if (row >= this.#usedAt.length) this.#grow(row);
+    const hash = this.#table.hash(row);
+    const before = this.#ghosts.take(hash);
+    this.#uses[row] = Math.min(before + 1, CLASS_USES_MAX);
+    this.#size++;
+    this.#use(row, hash, use);
+  }
+
+  used(row: number, use: BlockUse): void {
+    if (!this.#has(row)) {
+      this.inserted(row, use);
+      return;
+    }
+    this.#unlist(row);
+    this.#uses[row] = Math.min((this.#uses[row] as number) + 1, CLASS_USES_MAX);
+    this.#use(row, this.#table.hash(row), use);
+  }
+
+  removed(row: number): void {
+    if (!this.#has(row)) return;
+    this.#unlist(row);
+    this.#size--;
+    this.#ghosts.add(this.#table.hash(row), this.#uses[row] as number);
+    const parent = this.#table.parent(row);
+    // the parent still counts this one
+    if (parent !== NO_ROW && this.#isWaiting(parent) && this.#table.children(parent) <= 1) {
+      this.#unlist(parent);
+      this.#rankOldest(parent);
+    }
+  }
+
+  victim(_nowMs: number): number {
+    this.#sweep();
+    for (let queue = this.#queues.least(); queue !== NO_ROW; queue = this.#queues.least()) {
+      const row = this.#queues.oldest(queue);
+      if (this.#table.children(row) === 0) return row;
+      this.#unlist(row);
+      this.#wait(row);
+    }
+    return this.#oldestWaiting();
+  }
+
+  worth(row: number, _nowMs: number): number {
+    if (!this.#has(row)) return 0;
+    return this.#model.worth[this.#queueOf(row, this.#scale.bucket(this.#age(row)))] as number;
+  }
+
+  #has(row: number): boolean {
+    return row < this.#buckets.length && this.#buckets[row] !== ABSENT;
+  }
+
+  #isWaiting(row: number): boolean {
+    return row < this.#buckets.length && this.#buckets[row] === WAITING;
+  }
+
+  #age(row: number): number {
+    return (this.#now - (this.#usedAt[row] as number)) >>> 0;
+  }
+
+  #queueOf(row: number, bucket: number): number {
+    return (this.#kinds[row] as number) * AGE_BUCKETS + bucket;
+  }
+
+  /** Of a row that is in no list. */
+  #use(row: number, hash: number, use: BlockUse): void {
+    this.#now = (this.#now + 1) >>> 0;
+    const kind = classOf(use, this.#uses[row] as number);
+    this.#history.add(hash, kind, this.#now);
+    this.#kinds[row] = kind;
+    this.#usedAt[row] = this.#now;
+    if (this.#table.children(row) === 0) this.#rank(row);
+    else this.#wait(row);
+    if (this.#history.added >= this.#learnAt) this.#learn();
+  }
+
+  #rank(row: number): void {
+    const bucket = this.#scale.bucket(this.#age(row));
+    this.#buckets[row] = bucket;
+    this.#queues.push(this.#queueOf(row, bucket), row);
+  }
+
+  /** As the next to go of its queue: what had the last child is about as old as that. */
+  #rankOldest(row: number): void {
+    const bucket = this.#scale.bucket(this.#age(row));
+    this.#buckets[row] = bucket;
+    this.#queues.pushOldest(this.#queueOf(row, bucket), row);
+  }
+
+  #wait(row: number): void {
+    this.#buckets[row] = WAITING;
+    this.#waiting.push(WAITING_LIST, row);
+  }
+
+  #unlist(row: number): void {
+    const bucket = this.#buckets[row] as number;
+    if (bucket === WAITING) this.#waiting.remove(WAITING_LIST, row);
+    else this.#queues.remove(this.#queueOf(row, bucket), row);
+    this.#buckets[row] = ABSENT;
+  }
+
+  /** Nothing is ranked: what waits longest, unless its children have gone without a word. */
+  #oldestWaiting(): number {
+    for (let left = this.#size; left > 0; left--) {
+      const row = this.#waiting.back(WAITING_LIST);
+      if (this.#table.children(row) === 0) return row;
+      this.#unlist(row);
+      this.#wait(row);
+    }
+    return this.#waiting.back(WAITING_LIST);
+  }
+
+  /** Moves rows that have outgrown their bucket on to their own. */
+  #sweep(): void {
+    for (let bucket = 0; bucket < AGE_BUCKETS - 1; bucket++) {
+      const due = this.#dueAt[bucket] as number;
+      if (((this.#now - due) | 0) < 0) continue;
+      const pause = Math.max(this.#scale.width(bucket), this.#scale.width(0)) / SWEEPS_A_BUCKET;
+      this.#dueAt[bucket] = (this.#now + Math.min(2 ** 30, Math.ceil(pause))) >>> 0;
+      for (let kind = 0; kind < CLASSES; kind++) {
+        const queue = kind * AGE_BUCKETS + bucket;
+        let row = this.#queues.oldest(queue);
+        while (row !== NO_ROW && this.#scale.bucket(this.#age(row)) > bucket) {
+          this.#unlist(row);
+          this.#rank(row);
+          row = this.#queues.oldest(queue);
+        }
+      }
+    }
+  }
+
+  #learn(): void {
+    const [reuses, exposure, ends] = this.#sums;
+    this.#history.tally(this.#now, this.#scale, reuses, exposure, ends);
+    this.#model.learn(reuses, exposure);
+    this.#queues.rank(this.#model.worth);
+    const added = this.#history.added;
+    this.#learnAt = added + Math.max(LEARN_USES_MIN, Math.floor(Math.min(added, HISTORY_USES_MAX) / LEARN_SHARE));
+  }
+
+  #grow(row: number): void {
+    const rows = rowsFor(row);
+    const before = this.#buckets.length;
+    this.#usedAt = grownInt32(this.#usedAt, rows, 0);
+    this.#kinds = grownUint8(this.#kinds, rows);
+    this.#uses = grownUint8(this.#uses, rows);
+    this.#buckets = grownUint8(this.#buckets, rows).fill(ABSENT, before);
+  }
+}

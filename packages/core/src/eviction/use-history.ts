@@ -1,0 +1,124 @@
+import { type AgeScale, AGE_BUCKETS } from "./age-scale.js";
+
+const NONE = -1;
+
+export interface UseHistoryOptions {
+  /** Uses that are remembered: 22 bytes for each. */
+  readonly usesMax: number;
+  /** Share of the blocks whose uses are remembered, chosen by hash. */
+  readonly share: number;
+  readonly seed: number;
+}
+
+/**
+ * The last uses of a sample of blocks, and for each, after which age the block was used again. Blocks stay in the sample after they were evicted, so what
+ * is learned does not depend on what was kept.
+ */
+export class UseHistory {
+  readonly #seed: number;
+  /** Blocks whose mixed hash is below are in the sample. */
+  readonly #below: number;
+  readonly #hashes: Uint32Array;
+  /** When, on a clock of uses, modulo 2^32. */
+  readonly #times: Uint32Array;
+  /** Age at the next use of the block; 0 if there was none yet. */
+  readonly #ages: Uint32Array;
+  readonly #classes: Uint8Array;
+  /** Open uses by hash: first of each chain, and the next one of each. */
+  readonly #chains: Int32Array;
+  readonly #next: Int32Array;
+  #added = 0;
+
+  constructor({ usesMax, share, seed }: UseHistoryOptions) {
+    this.#seed = seed | 0;
+    this.#below = share * 2 ** 32;
+    this.#hashes = new Uint32Array(usesMax);
+    this.#times = new Uint32Array(usesMax);
+    this.#ages = new Uint32Array(usesMax);
+    this.#classes = new Uint8Array(usesMax);
+    this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(usesMax))).fill(NONE);
+    this.#next = new Int32Array(usesMax).fill(NONE);
+  }
+
+  /** Uses that were remembered so far, also those that were forgotten since. */
+  get added(): number {
+    return this.#added;
+  }
+
+  get memoryBytes(): number {
+    return this.#hashes.byteLength * 4 + this.#classes.byteLength + this.#chains.byteLength;
+  }
+
+  /** A block of a class was used. */
+  add(hash: number, kind: number, now: number): void {
+    const mixed = this.#mix(hash);
+    if (mixed >= this.#below) return;
+    const chain = mixed & (this.#chains.length - 1);
+    const before = this.#find(chain, hash);
+    if (before !== NONE) {
+      this.#ages[before] = Math.max(1, (now - (this.#times[before] as number)) >>> 0);
+      this.#unlink(chain, before);
+    }
+    const place = this.#added % this.#hashes.length;
+    if (this.#added >= this.#hashes.length && this.#ages[place] === 0) {
+      this.#unlink(this.#mix(this.#hashes[place] as number) & (this.#chains.length - 1), place);
+    }
+    this.#added++;
+    this.#hashes[place] = hash;
+    this.#times[place] = now;
+    this.#ages[place] = 0;
+    this.#classes[place] = kind;
+    this.#next[place] = this.#chains[chain] as number;
+    this.#chains[chain] = place;
+  }
+
+  /**
+   * Sums what is remembered, by class and bucket of age (index `kind * AGE_BUCKETS + bucket`).
+   * @param reuses becomes the number of blocks that were used again at that age.
+   * @param exposure becomes the time that blocks spent at that age unused: blocks times uses of the tier.
+   */
+  tally(now: number, scale: AgeScale, reuses: Float64Array, exposure: Float64Array, ends: Float64Array): void {
+    reuses.fill(0);
+    exposure.fill(0);
+    ends.fill(0);
+    const uses = Math.min(this.#added, this.#hashes.length);
+    for (let i = 0; i < uses; i++) {
+      const again = this.#ages[i] as number;
+      const age = again === 0 ? (now - (this.#times[i] as number)) >>> 0 : again;
+      const bucket = scale.bucket(age);
+      const at = (this.#classes[i] as number) * AGE_BUCKETS + bucket;
+      if (again !== 0) (reuses[at] as number)++;
+      (ends[at] as number)++;
+      (exposure[at] as number) += Math.min(age - scale.start(bucket), scale.width(bucket));
+    }
+    for (let first = 0; first < ends.length; first += AGE_BUCKETS) {
+      let beyond = 0;
+      for (let bucket = AGE_BUCKETS - 1; bucket >= 0; bucket--) {
+        (exposure[first + bucket] as number) += beyond * scale.width(bucket);
+        beyond += ends[first + bucket] as number;
+      }
+    }
+  }
+
+  #find(chain: number, hash: number): number {
+    let place = this.#chains[chain] as number;
+    while (place !== NONE && this.#hashes[place] !== hash) place = this.#next[place] as number;
+    return place;
+  }
+
+  #unlink(chain: number, place: number): void {
+    const next = this.#next[place] as number;
+    let at = this.#chains[chain] as number;
+    if (at === place) {
+      this.#chains[chain] = next;
+      return;
+    }
+    while (this.#next[at] !== place) at = this.#next[at] as number;
+    this.#next[at] = next;
+  }
+
+  #mix(hash: number): number {
+    const mixed = Math.imul(hash ^ (hash >>> 15) ^ this.#seed, 0x2c1b3c6d);
+    return Math.imul(mixed ^ (mixed >>> 12), 0x297a2d39) >>> 0;
+  }
+}
