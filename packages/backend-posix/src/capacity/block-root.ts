@@ -5,7 +5,7 @@ import type { FileEngine, FileStore, LayoutName } from "@kvferry/native";
 import { blockPath, type LeafFolder, leafFolders } from "../layout.js";
 import { livingWriters, removeDeadWriters, writerHasEnded } from "../writers.js";
 import { type Amount, NOTHING, plus } from "./amount.js";
-import type { BlockFolder, BlockRoot, FolderBlocks } from "./catalog.js";
+import type { BlockFolder, BlockLeaf, BlockRoot, FolderBlocks } from "./catalog.js";
 
 /** A file name of a block has 255 bytes at most. */
 const KEY_BYTES_MAX = 125;
@@ -69,7 +69,6 @@ interface FolderOptions extends BlockRootOptions, FolderFacts {
 
 class NativeBlockFolder implements BlockFolder {
   readonly #options: FolderOptions;
-  readonly #leaves: Map<string, LeafFolder> = new Map();
   #store: Promise<FileStore> | undefined;
 
   constructor(options: FolderOptions) {
@@ -88,40 +87,9 @@ class NativeBlockFolder implements BlockFolder {
     return this.#options.keyBytes;
   }
 
-  async *leaves(): AsyncGenerator<string> {
+  async *leaves(): AsyncGenerator<BlockLeaf> {
     const { layout, blocks, keyBytes } = this.#options;
-    for await (const leaf of leafFolders(layout, blocks, keyBytes)) {
-      this.#leaves.set(leaf.path, leaf);
-      yield leaf.path;
-      this.#leaves.delete(leaf.path);
-    }
-  }
-
-  async list(path: string): Promise<FolderBlocks> {
-    const leaf = this.#leaves.get(path);
-    const listing = await (await this.#opened()).listFolder(path);
-    const { keyBytes } = this;
-    const keys = new Uint8Array(listing.names.length * keyBytes);
-    const [bytes, modifiedAtMs] = [listing.bytes, listing.modifiedAtMs];
-    let count = 0;
-    let others = NOTHING;
-    for (const [i, name] of listing.names.entries()) {
-      const key = leaf?.keyOf(name);
-      if (key === undefined || this.#pathOf(key) !== join(path, name)) {
-        others = plus(others, { bytes: bytes[i] as number, files: 1 });
-        continue;
-      }
-      keys.set(key, count * keyBytes);
-      bytes[count] = bytes[i] as number;
-      modifiedAtMs[count] = modifiedAtMs[i] as number;
-      count++;
-    }
-    return {
-      keys: { bytes: keys.subarray(0, count * keyBytes), stride: keyBytes, count },
-      bytes,
-      modifiedAtMs,
-      others,
-    };
+    for await (const leaf of leafFolders(layout, blocks, keyBytes)) yield { list: () => this.#list(leaf) };
   }
 
   async besides(isMember: (writer: string) => boolean): Promise<Amount> {
@@ -163,6 +131,31 @@ class NativeBlockFolder implements BlockFolder {
   async close(): Promise<void> {
     const store = await this.#store?.catch(() => undefined);
     store?.close();
+  }
+
+  async #list({ path, keyOf }: LeafFolder): Promise<FolderBlocks> {
+    const { names, bytes, modifiedAtMs } = await (await this.#opened()).listFolder(path);
+    const { keyBytes } = this;
+    const keys = new Uint8Array(names.length * keyBytes);
+    let count = 0;
+    let others = NOTHING;
+    for (const [i, name] of names.entries()) {
+      const key = keyOf(name);
+      if (key === undefined || this.#pathOf(key) !== join(path, name)) {
+        others = plus(others, { bytes: bytes[i] as number, files: 1 });
+        continue;
+      }
+      keys.set(key, count * keyBytes);
+      bytes[count] = bytes[i] as number;
+      modifiedAtMs[count] = modifiedAtMs[i] as number;
+      count++;
+    }
+    return {
+      keys: { bytes: keys.subarray(0, count * keyBytes), stride: keyBytes, count },
+      bytes,
+      modifiedAtMs,
+      others,
+    };
   }
 
   #pathOf(key: Uint8Array): string {

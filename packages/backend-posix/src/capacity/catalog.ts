@@ -19,9 +19,8 @@ export interface BlockFolder {
   /** Whose quota it counts for. */
   readonly tenant: string;
   readonly keyBytes: number;
-  /** Paths of the folders in it that hold files. */
-  leaves(): AsyncIterable<string>;
-  list(leaf: string): Promise<FolderBlocks>;
+  /** The folders in it that hold files. */
+  leaves(): AsyncIterable<BlockLeaf>;
   /** Temporary files of writers that are no members, and the quarantine. */
   besides(isMember: (writer: string) => boolean): Promise<Amount>;
   /** One byte a key: 1 where a file is there. */
@@ -29,6 +28,10 @@ export interface BlockFolder {
   /** Outcomes REMOVED, MISS, FAILED. */
   remove(keys: KeyBatch): Promise<Uint8Array>;
   close(): Promise<void>;
+}
+
+export interface BlockLeaf {
+  list(): Promise<FolderBlocks>;
 }
 
 export interface FolderBlocks {

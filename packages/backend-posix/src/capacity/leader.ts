@@ -1,10 +1,10 @@
 import { type KeyBatch, type Logger, Outcome, type PolicyFactory, selectKeys } from "@kvferry/core";
-import { type Amount, atLeastNothing, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
-import { type BlockRoot, CatalogFolder } from "./catalog.js";
+import { type Amount, atLeastNothing, filesOf, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
+import { type BlockFolder, type BlockLeaf, type BlockRoot, CatalogFolder, type FolderBlocks } from "./catalog.js";
 import { encodeDocument } from "./documents.js";
 import type { CapacityFiles } from "./files.js";
 import { Ledger, type MemberRecord } from "./ledger.js";
-import { encodeRecords, LogWriter, RecordKind } from "./log.js";
+import { encodeRecords, type LogRecord, LogWriter, RecordKind } from "./log.js";
 import { MemberReader } from "./member-reader.js";
 import { evictionsName, grantName } from "./names.js";
 import { type Need, needsOf, share } from "./share.js";
@@ -18,6 +18,8 @@ const RECOUNT_PAUSE_TIMES = 10;
 /** A turn does so much of a recount, or of evicting, before it lets others run. */
 const SLICE_MS = 20;
 const EVICTING_MS = 100;
+/** Folders that are listed at once. */
+const LISTINGS_AT_ONCE = 16;
 const EVICT_KEYS_MAX = 128;
 /** While servers store, up to a 64th of the capacity is kept free for those who ask next. */
 const RESERVE_SHARE = 1 / 64;
@@ -93,7 +95,8 @@ export class Leader {
   }
 
   get count(): RootCount {
-    const { besides, unaccounted } = this.#ledger;
+    const { besides } = this.#ledger;
+    const unaccounted = this.#ledger.unaccounted();
     return {
       counted: this.#counted(),
       besides,
@@ -151,20 +154,19 @@ export class Leader {
   #roomOf(tenant: string): number {
     const quota = this.#options.quotas.get(tenant);
     if (quota === undefined) return Number.POSITIVE_INFINITY;
-    return quota - this.#counted(tenant).bytes - this.#ledger.outstanding(tenant).bytes;
+    const lost = this.#ledger.unaccounted(tenant).bytes;
+    return quota - this.#counted(tenant).bytes - this.#ledger.outstanding(tenant).bytes - lost;
   }
 
-  /** Takes in what a server's log says. Bytes and files that it says were stored. */
-  async #take(record: Parameters<CatalogFolder["apply"]>[0]): Promise<Amount> {
+  /** Takes in what a server's log says. */
+  async #take(record: LogRecord): Promise<{ tenant: string; stored: Amount }> {
     const entry = this.#catalog.get(record.folder) ?? (await this.#discover(record.folder));
-    if (entry === undefined || entry.source.keyBytes !== record.keys.stride) return NOTHING; // unaccounted for, then
-    if (record.kind === RecordKind.GONE) {
-      this.#gone.push({ entry, keys: record.keys });
-      return NOTHING;
-    }
-    entry.apply(record, this.#recounts);
-    if (record.kind !== RecordKind.STORED) return NOTHING;
-    return { bytes: record.keys.count * record.fileBytes, files: record.keys.count };
+    const { kind, keys, fileBytes } = record;
+    if (entry === undefined || entry.source.keyBytes !== keys.stride) return { tenant: "", stored: NOTHING };
+    const { tenant } = entry.source;
+    if (kind === RecordKind.GONE) this.#gone.push({ entry, keys });
+    else entry.apply(record, this.#recounts);
+    return { tenant, stored: kind === RecordKind.STORED ? filesOf(keys.count, fileBytes) : NOTHING };
   }
 
   async #discover(name: string): Promise<CatalogFolder | undefined> {
@@ -181,7 +183,7 @@ export class Leader {
   async #checkGone(): Promise<void> {
     for (const { entry, keys } of this.#gone.splice(0)) {
       const there = await entry.source.exists(keys);
-      this.#ledger.lose(entry.forget(keys, there));
+      this.#ledger.lose(entry.source.tenant, entry.forget(keys, there));
     }
   }
 
@@ -208,7 +210,7 @@ export class Leader {
     if (!this.#ready) return true;
     for (const member of this.#ledger.members.values()) if (member.ended) return true;
     const pause = Math.max(RECOUNT_PAUSE_MS, RECOUNT_PAUSE_TIMES * this.#recountTookMs);
-    return since > RECOUNT_EVERY_MS || (since > pause && !isNothing(this.#ledger.unaccounted));
+    return since > RECOUNT_EVERY_MS || (since > pause && !isNothing(this.#ledger.unaccounted()));
   }
 
   async *#recountAll(recount: number): AsyncGenerator<void> {
@@ -218,10 +220,12 @@ export class Leader {
     for (const entry of this.#catalog.values()) entry.beginRecount();
     let besides = NOTHING;
     for (const entry of this.#catalog.values()) {
-      for await (const leaf of entry.source.leaves()) {
-        const blocks = await entry.source.list(leaf);
-        besides = plus(besides, blocks.others);
-        entry.list(blocks, recount);
+      for await (const parts of listings(entry.source)) {
+        // no turn between a listing and this: a block that was evicted meanwhile would be counted again
+        for (const blocks of parts) {
+          besides = plus(besides, blocks.others);
+          entry.list(blocks, recount);
+        }
         yield;
       }
       for (const _ of entry.takeFound(recount)) yield;
@@ -236,10 +240,12 @@ export class Leader {
     this.#recountTookMs = this.#recountEndedAtMs - beganAtMs;
   }
 
-  /** Names of one process differ in their last part only. */
+  /** Whether what a writer has not finished is covered by the room that its process holds. Names of one process differ in their last part only. */
   #isMember(writer: string): boolean {
     const processOf = (name: string): string => name.slice(0, name.lastIndexOf("-"));
-    for (const member of this.#ledger.members.keys()) if (processOf(member) === processOf(writer)) return true;
+    for (const { writer: member, ended } of this.#ledger.members.values()) {
+      if (!ended && processOf(member) === processOf(writer)) return true;
+    }
     return false;
   }
 
@@ -310,7 +316,7 @@ export class Leader {
       warn(thrown);
     }
     const { removed, missing } = entry.evicted(victims, outcomes, nowMs(), this.#recounts);
-    this.#ledger.lose(missing);
+    this.#ledger.lose(entry.source.tenant, missing);
     const gone = [...outcomes.keys()].filter((i) => outcomes[i] !== Outcome.FAILED);
     const keys = selectKeys(victims.keys, gone);
     this.evictedBlocks += removed.files;
@@ -332,6 +338,17 @@ export class Leader {
     await this.#options.files.replace(grantName(member.writer, this.#options.epoch), encodeDocument(grant));
     member.grantDirty = false;
   }
+}
+
+/** What is in a folder, several parts at a time. */
+async function* listings(source: BlockFolder): AsyncGenerator<FolderBlocks[]> {
+  const leaves: BlockLeaf[] = [];
+  const listed = (): Promise<FolderBlocks[]> => Promise.all(leaves.splice(0).map((leaf) => leaf.list()));
+  for await (const leaf of source.leaves()) {
+    leaves.push(leaf);
+    if (leaves.length === LISTINGS_AT_ONCE) yield await listed();
+  }
+  yield await listed();
 }
 
 function sumOf(needs: readonly Need[], tenant: string): Amount {

@@ -1,4 +1,4 @@
-import { type Amount, atLeastNothing, greater, minus, NOTHING, plus } from "./amount.js";
+import { type Amount, atLeastNothing, greater, isNothing, minus, NOTHING, plus } from "./amount.js";
 import type { LogPosition, MemberState } from "./documents.js";
 
 /** What the leader knows of one server. */
@@ -37,16 +37,19 @@ export class MemberRecord {
     return [...this.#granted].map(([tenant, granted]) => ({ tenant, granted }));
   }
 
-  /** Takes over a state. What it says of stored files that the log did not tell of. */
-  adopt(state: MemberState, position: LogPosition, reported: Amount): Amount {
+  /** Takes over a state. What it says of stored files that the log did not tell of, for each tenant. */
+  adopt(state: MemberState, position: LogPosition, reported: ReadonlyMap<string, Amount>): Map<string, Amount> {
     const before = this.state;
-    for (const { tenant, accepted } of state.accounts) {
+    const missing = new Map<string, Amount>();
+    for (const { tenant, accepted, stored } of state.accounts) {
       this.#granted.set(tenant, greater(this.granted(tenant), accepted));
+      const storedBefore = before?.accounts.find((account) => account.tenant === tenant)?.stored ?? NOTHING;
+      const untold = atLeastNothing(minus(minus(stored, storedBefore), reported.get(tenant) ?? NOTHING));
+      if (before !== undefined && !isNothing(untold)) missing.set(tenant, untold);
     }
     this.state = state;
     this.position = position;
-    if (before === undefined) return NOTHING;
-    return atLeastNothing(minus(minus(storedBy(state), storedBy(before)), reported));
+    return missing;
   }
 
   /** Room that the server may hold and has not used, as far as is known: for one tenant, or for all. */
@@ -76,27 +79,35 @@ export class Ledger {
   readonly forgotten: Map<string, Uint8Array> = new Map();
   /** Files that are no blocks: as the last recount found them. */
   besides: Amount = NOTHING;
-  #unaccounted: Amount = NOTHING;
-  #unaccountedBefore: Amount = NOTHING;
+  /** By tenant; since the recount under way has begun, and before. */
+  #unaccounted: Map<string, Amount> = new Map();
+  #unaccountedBefore: Map<string, Amount> = new Map();
 
-  get unaccounted(): Amount {
-    return plus(this.#unaccounted, this.#unaccountedBefore);
+  /** Files that were counted, or were to be, and of which nobody knows where they are: for one tenant, or for all. */
+  unaccounted(tenant?: string): Amount {
+    let sum = NOTHING;
+    for (const amounts of [this.#unaccounted, this.#unaccountedBefore]) {
+      for (const [name, amount] of amounts) if (tenant === undefined || name === tenant) sum = plus(sum, amount);
+    }
+    return sum;
   }
 
-  lose(amount: Amount): void {
-    this.#unaccounted = plus(this.#unaccounted, amount);
+  lose(tenant: string, amount: Amount): void {
+    if (!isNothing(amount)) this.#unaccounted.set(tenant, plus(this.#unaccounted.get(tenant) ?? NOTHING, amount));
   }
 
   /** Returns the members that have ended: `recounted` takes them. */
   beginRecount(): MemberRecord[] {
-    this.#unaccountedBefore = plus(this.#unaccountedBefore, this.#unaccounted);
-    this.#unaccounted = NOTHING;
+    for (const [tenant, amount] of this.#unaccounted) {
+      this.#unaccountedBefore.set(tenant, plus(this.#unaccountedBefore.get(tenant) ?? NOTHING, amount));
+    }
+    this.#unaccounted = new Map();
     return [...this.members.values()].filter((member) => member.ended);
   }
 
   endRecount(besides: Amount, ended: readonly MemberRecord[]): void {
     this.besides = besides;
-    this.#unaccountedBefore = NOTHING;
+    this.#unaccountedBefore = new Map();
     for (const member of ended) this.forget(member);
   }
 
@@ -113,7 +124,7 @@ export class Ledger {
 
   /** All that may be on storage, given what is counted. */
   used(counted: Amount): Amount {
-    return plus(plus(counted, this.outstanding()), plus(this.besides, this.unaccounted));
+    return plus(plus(counted, this.outstanding()), plus(this.besides, this.unaccounted()));
   }
 
   /** Whether nobody knows what some server holds. */

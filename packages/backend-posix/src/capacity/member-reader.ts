@@ -17,8 +17,8 @@ export interface MemberReaderOptions {
   readonly capacity: Amount;
   monotonicMs(): number;
   hasEnded(writer: string): boolean | undefined;
-  /** Takes in a record; what it says was stored. */
-  take(record: LogRecord): Promise<Amount>;
+  /** Takes in a record; what it says was stored, and for whom. */
+  take(record: LogRecord): Promise<{ readonly tenant: string; readonly stored: Amount }>;
   /** The first state that can be read of a server says that it has stored something. */
   onLate(): void;
 }
@@ -80,7 +80,7 @@ export class MemberReader {
   async #adopt(member: MemberRecord, state: MemberState): Promise<void> {
     const { ledger, logger } = this.#options;
     if (member.state === undefined) {
-      member.adopt(state, state.log, NOTHING);
+      member.adopt(state, state.log, new Map());
       if (!isNothing(storedBy(state))) this.#options.onLate(); // a recount from now on finds it
       return;
     }
@@ -94,19 +94,25 @@ export class MemberReader {
         ),
       );
     }
-    if (!isNothing(missing)) ledger.lose(missing);
+    for (const [tenant, amount] of missing) ledger.lose(tenant, amount);
     if (state.log.file !== member.grantedLogFile) {
       member.grantedLogFile = state.log.file;
       member.grantDirty = true; // so that it can remove what was read
     }
   }
 
-  async #readLog(member: MemberRecord, state: MemberState): Promise<{ reported: Amount; damaged: boolean }> {
-    let reported = NOTHING;
+  async #readLog(
+    member: MemberRecord,
+    state: MemberState,
+  ): Promise<{ reported: Map<string, Amount>; damaged: boolean }> {
+    const reported = new Map<string, Amount>();
     let from = member.position;
     for (;;) {
       const part = await readLog(this.#options.files, (file) => logName(member.writer, file), from, state.log);
-      for (const record of part.records) reported = plus(reported, await this.#options.take(record));
+      for (const record of part.records) {
+        const { tenant, stored } = await this.#options.take(record);
+        reported.set(tenant, plus(reported.get(tenant) ?? NOTHING, stored));
+      }
       if (part.damaged) return { reported, damaged: true };
       if (!part.more) return { reported, damaged: false };
       from = part.position;

@@ -1,0 +1,295 @@
+import { type KeyBatch, keyAt, keyHex, Outcome, POLICIES, packKeys, silentLogger } from "@kvferry/core";
+import { type Amount, plus } from "../../src/capacity/amount.js";
+import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/capacity/catalog.js";
+import type { CapacityFiles } from "../../src/capacity/files.js";
+import { Leader } from "../../src/capacity/leader.js";
+import { Lease } from "../../src/capacity/lease.js";
+import { RecordKind } from "../../src/capacity/log.js";
+import { Member } from "../../src/capacity/member.js";
+
+export const KEY_BYTES = 8;
+export const FILE_BYTES = 8192;
+const LEAVES = 3;
+const STEP_MS_MAX = 4;
+
+/** A generator of numbers below 1 (mulberry32). */
+export function randomOf(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+interface Step {
+  readonly process: Process;
+  run(): void;
+}
+
+/** What a namespace has on the modelled storage. */
+interface Shelf {
+  readonly tenant: string;
+  readonly blocks: Map<string, Uint8Array>;
+  /** Temporary files, by who writes them. */
+  readonly unfinished: Map<string, Process>;
+  quarantined: number;
+}
+
+/** A storage and a clock whose steps are taken one at a time, in an order that a seed decides. */
+export class World {
+  readonly random: () => number;
+  readonly shelves: Map<string, Shelf> = new Map();
+  readonly files: Map<string, Uint8Array> = new Map();
+  readonly processes: Process[] = [];
+  /** Whether servers go on storing. */
+  storing = true;
+  nowMs = 1_700_000_000_000;
+  readonly #pending: Step[] = [];
+
+  constructor(seed: number, tenants: readonly string[]) {
+    this.random = randomOf(seed);
+    for (const tenant of tenants) {
+      this.shelves.set(`of-${tenant}`, { tenant, blocks: new Map(), unfinished: new Map(), quarantined: 0 });
+    }
+  }
+
+  /** Files there are: of a tenant those with a name and those that a living process writes; of all, everything. */
+  fileCount(tenant?: string): number {
+    let count = 0;
+    for (const shelf of this.shelves.values()) {
+      if (tenant === undefined) count += shelf.blocks.size + shelf.unfinished.size + shelf.quarantined;
+      else if (shelf.tenant === tenant) {
+        count += shelf.blocks.size + [...shelf.unfinished.values()].filter((process) => !process.crashed).length;
+      }
+    }
+    return count;
+  }
+
+  /** One step of `process`, when its turn comes; never for a process that has crashed. */
+  step<T>(process: Process, run: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const settle = (): void => {
+        try {
+          resolve(run());
+        } catch (thrown) {
+          reject(thrown);
+        }
+      };
+      this.#pending.push({ process, run: settle });
+    });
+  }
+
+  /** Takes one step of a process that runs; false if there is none. */
+  async advance(): Promise<boolean> {
+    const open = this.#pending.filter(({ process }) => !process.crashed && !process.paused);
+    if (open.length === 0) return false;
+    const step = open[Math.floor(this.random() * open.length)] as Step;
+    this.#pending.splice(this.#pending.indexOf(step), 1);
+    this.nowMs += this.random() * STEP_MS_MAX;
+    step.run();
+    await new Promise(setImmediate);
+    return true;
+  }
+}
+
+/** A server as `SharedRoot` composes it, on the modelled storage. */
+export class Process {
+  readonly writer: string;
+  readonly member: Member;
+  readonly lease: Lease;
+  leader: Leader | undefined;
+  paused = false;
+  crashed = false;
+  /** Batches that hold room. */
+  writing = 0;
+  storedBlocks = 0;
+  /** Whether others can see that it has crashed. */
+  readonly local: boolean;
+  readonly #world: World;
+  readonly #files: CapacityFiles;
+  readonly #capacity: Amount;
+  readonly #quotas: ReadonlyMap<string, number>;
+
+  constructor(world: World, capacity: Amount, quotas: ReadonlyMap<string, number>, local: boolean) {
+    this.#world = world;
+    this.#capacity = capacity;
+    this.#quotas = quotas;
+    this.local = local;
+    this.writer = `host-${world.processes.length}-1-${world.processes.length.toString(16).padStart(12, "0")}`;
+    world.processes.push(this);
+    this.#files = filesOf(world, this);
+    const time = { nowMs: () => world.nowMs, monotonicMs: () => world.nowMs };
+    const hasEnded = (writer: string): boolean => endedOf(world, writer) === true;
+    this.lease = new Lease({ files: this.#files, writer: this.writer, expiryMs: 5000, hasEnded, ...time });
+    this.member = new Member({
+      files: this.#files,
+      lease: this.lease,
+      writer: this.writer,
+      capacityBytes: capacity.bytes,
+      quotas,
+      logger: silentLogger,
+      warn() {},
+      wake() {},
+      ...time,
+    });
+    void this.#repeat(() => this.#memberTurn());
+    void this.#repeat(() => this.#leaderTurn());
+    void this.#repeat(() => this.lease.renew());
+    for (const [name, { tenant }] of world.shelves) void this.#repeat(() => this.#store(name, tenant));
+  }
+
+  async #repeat(task: () => Promise<void>): Promise<void> {
+    for (;;) {
+      await this.#world.step(this, () => {});
+      await task();
+    }
+  }
+
+  async #memberTurn(): Promise<void> {
+    const names = await this.#files.list();
+    await this.member.turn(this.lease.note(names));
+    if (this.leader !== undefined || !(await this.lease.isFree(names)) || !(await this.lease.take())) return;
+    const epoch = this.lease.held;
+    this.leader = new Leader({
+      files: this.#files,
+      root: blocksOf(this.#world, this),
+      policy: POLICIES.lru,
+      capacity: this.#capacity,
+      quotas: this.#quotas,
+      logger: silentLogger,
+      hooks: { evicting() {}, evicted() {} },
+      epoch,
+      isCurrent: async () => this.lease.note(await this.#files.list()) === epoch,
+      warn() {},
+      nowMs: () => this.#world.nowMs,
+      monotonicMs: () => this.#world.nowMs,
+      hasEnded: (writer) => endedOf(this.#world, writer),
+    });
+  }
+
+  async #leaderTurn(): Promise<void> {
+    const { leader } = this;
+    if (leader === undefined) return;
+    const names = await this.#files.list();
+    const { held } = this.lease;
+    if (held === 0 || this.lease.note(names) !== held || !(await leader.turn(names))) this.leader = undefined;
+  }
+
+  /** A batch of stores: each block is a temporary file first, then has its name, or fails. */
+  async #store(folder: string, tenant: string): Promise<void> {
+    if (!this.#world.storing) return;
+    const { random } = this.#world;
+    const count = 1 + Math.floor(random() * 4);
+    const giveUp = new AbortController();
+    this.writing++;
+    const room = this.member.reserve(tenant, count, FILE_BYTES, giveUp.signal);
+    for (let i = 0; i < 30; i++) await this.#world.step(this, () => {});
+    giveUp.abort();
+    const reserved = await room;
+    const shelf = this.#world.shelves.get(folder) as Shelf;
+    const stored: Uint8Array[] = [];
+    for (let i = 0; i < reserved; i++) {
+      const key = Buffer.alloc(KEY_BYTES);
+      key.writeUInt32BE(Math.floor(random() * 60), 0);
+      const [text, unfinished] = [keyHex(key), `${this.writer}-${i}`];
+      if (await this.#world.step(this, () => shelf.blocks.has(text))) continue; // PRESENT
+      await this.#world.step(this, () => shelf.unfinished.set(unfinished, this));
+      const outcome = await this.#world.step(this, () => {
+        shelf.unfinished.delete(unfinished);
+        if (random() < 0.1) return Outcome.FAILED;
+        if (shelf.blocks.has(text) && random() < 0.5) return Outcome.PRESENT; // link; rename replaces
+        shelf.blocks.set(text, key);
+        return Outcome.STORED;
+      });
+      if (outcome === Outcome.STORED) stored.push(key);
+    }
+    this.writing--;
+    this.storedBlocks += stored.length;
+    this.member.settle(tenant, reserved, FILE_BYTES, folder, packKeys(stored, KEY_BYTES));
+    if (stored.length > 0 && random() < 0.3) this.member.tell(RecordKind.USED, folder, packKeys(stored));
+    if (stored.length > 0 && random() < 0.1) this.member.tell(RecordKind.GONE, folder, packKeys(stored));
+  }
+}
+
+/** `hasEnded` of the model: of a process on another host nobody knows. */
+function endedOf(world: World, writer: string): boolean | undefined {
+  const process = world.processes.find((candidate) => candidate.writer === writer);
+  if (process === undefined) return true;
+  return process.local ? process.crashed : undefined;
+}
+
+function filesOf(world: World, process: Process): CapacityFiles {
+  const { files } = world;
+  return {
+    list: () => world.step(process, () => [...files.keys()]),
+    read: (name, offset, bytesMax) => world.step(process, () => files.get(name)?.slice(offset, offset + bytesMax)),
+    replace: (name, bytes) => world.step(process, () => void files.set(name, bytes.slice())),
+    create: (name, bytes) =>
+      world.step(process, () => {
+        if (files.has(name)) return false;
+        files.set(name, bytes.slice());
+        return true;
+      }),
+    async write(name, offset, bytes) {
+      // torn: the second half comes later
+      for (const [from, to] of [
+        [0, bytes.length >> 1],
+        [bytes.length >> 1, bytes.length],
+      ] as const) {
+        await world.step(process, () => {
+          const old = files.get(name) ?? new Uint8Array(0);
+          const whole = new Uint8Array(Math.max(old.length, offset + to));
+          whole.set(old);
+          whole.set(bytes.subarray(from, to), offset + from);
+          files.set(name, whole);
+        });
+      }
+    },
+    remove: (name) => world.step(process, () => void files.delete(name)),
+  };
+}
+
+function blocksOf(world: World, process: Process): BlockRoot {
+  const folders = [...world.shelves].map(([name, shelf]) => folderOf(world, process, name, shelf));
+  return { folders: () => world.step(process, () => folders) };
+}
+
+function folderOf(world: World, process: Process, name: string, shelf: Shelf): BlockFolder {
+  const leafOf = (key: Uint8Array): string => String((key[3] as number) % LEAVES);
+  const each = async (keys: KeyBatch, answer: (text: string) => number): Promise<Uint8Array> => {
+    const answers = new Uint8Array(keys.count);
+    for (let i = 0; i < keys.count; i++) {
+      answers[i] = await world.step(process, () => answer(keyHex(keyAt(keys, i))));
+    }
+    return answers;
+  };
+  const list = (leaf: string): Promise<FolderBlocks> =>
+    world.step(process, () => {
+      const keys = [...shelf.blocks.values()].filter((key) => leafOf(key) === leaf);
+      const filled = (value: number): Float64Array => new Float64Array(keys.length).fill(value);
+      const [bytes, modifiedAtMs] = [filled(FILE_BYTES), filled(world.nowMs)];
+      return { keys: packKeys(keys, KEY_BYTES), bytes, modifiedAtMs, others: { bytes: 0, files: 0 } };
+    });
+  return {
+    name,
+    tenant: shelf.tenant,
+    keyBytes: KEY_BYTES,
+    async *leaves() {
+      for (let i = 0; i < LEAVES; i++) yield { list: () => list(String(i)) };
+    },
+    besides: (isMember) =>
+      world.step(process, () => {
+        let amount = { bytes: shelf.quarantined * FILE_BYTES, files: shelf.quarantined };
+        for (const [unfinished, writer] of shelf.unfinished) {
+          if (endedOf(world, writer.writer) === true) shelf.unfinished.delete(unfinished);
+          else if (!isMember(writer.writer)) amount = plus(amount, { bytes: FILE_BYTES, files: 1 });
+        }
+        return amount;
+      }),
+    exists: (keys) => each(keys, (text) => (shelf.blocks.has(text) ? 1 : 0)),
+    remove: (keys) => each(keys, (text) => (shelf.blocks.delete(text) ? Outcome.REMOVED : Outcome.MISS)),
+    async close() {},
+  };
+}
