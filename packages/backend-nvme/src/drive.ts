@@ -1,11 +1,10 @@
-import { mkdir, stat } from "node:fs/promises";
 import {
   type AuthorContext,
   type AuthorOptions,
   type BatchResult,
   type BlockBatch,
   type KeyBatch,
-  KvferryError,
+  type KvferryError,
   NO_ROW,
   Outcome,
   setOutcome,
@@ -13,12 +12,10 @@ import {
   uniformResult,
 } from "@kvferry/core";
 import {
-  openSegmentDrive,
   recordBytes,
   SEGMENT_DRIVE_HEADER_BYTES,
   SEGMENT_HEADER_BYTES,
   type SegmentDrive,
-  type SegmentDriveOptions,
   type SegmentNamespace,
   segmentOf,
   summaryBytes,
@@ -31,10 +28,10 @@ import {
   type NvmeDriveHooks,
   type ResolvedDriveConfig,
   resolveDriveConfig,
-  segmentCount,
 } from "./config.js";
 import { Evictor } from "./evictor.js";
 import { META_PAGE_BYTES, shelfName, WEAR } from "./meta-records.js";
+import { openNative } from "./open-native.js";
 import { recover } from "./recovery.js";
 import { SegmentLog } from "./segment-log.js";
 import { SegmentTable } from "./segment-table.js";
@@ -42,10 +39,6 @@ import { SequenceSource } from "./sequence.js";
 import { RowState, Shelf, type ShelfUser } from "./shelf.js";
 import { UseCounts } from "./use-counts.js";
 import { WearCounter } from "./wear.js";
-
-/** How long a drive that another process has is waited for. */
-const IN_USE_WAIT_MS = 2000;
-const IN_USE_POLL_MS = 20;
 
 /** What a drive has done since it was opened, unless a name says otherwise. */
 export interface NvmeDriveCounters {
@@ -321,49 +314,4 @@ function emptySegmentBytes({ keyBytes, blockBytes }: SegmentNamespace): number {
   const wear = recordBytes(1, META_PAGE_BYTES, WEAR.keyBytes);
   const summary = summaryBytes(2, 2, keyBytes + WEAR.keyBytes);
   return SEGMENT_HEADER_BYTES + wear + recordBytes(1, blockBytes, keyBytes) + summary;
-}
-
-async function openNative(config: ResolvedDriveConfig): Promise<SegmentDrive> {
-  const { path, capacityBytes, direct, ioUring, queueDepth, fileMode, folderMode } = config;
-  try {
-    const isDevice = (await stat(path).catch(() => undefined))?.isBlockDevice() ?? false;
-    if (!isDevice) await mkdir(path, { recursive: true, mode: folderMode });
-    const segmentBytes = config.segmentBytes ?? config.segmentBytesDefault;
-    const segments = segmentCount(capacityBytes, segmentBytes);
-    return await openWhenFree({
-      ...{ path, segmentBytes, segments, direct, ioUring, fileMode },
-      ...(queueDepth === undefined ? {} : { queueDepth }),
-    });
-  } catch (thrown) {
-    throw explained(toKvferryError(thrown, "open", { path }), config);
-  }
-}
-
-/** The kernel takes a moment to let go of a drive whose process has just ended or closed it. */
-async function openWhenFree(options: SegmentDriveOptions): Promise<SegmentDrive> {
-  const giveUpAtMs = performance.now() + IN_USE_WAIT_MS;
-  for (;;) {
-    try {
-      return await openSegmentDrive(options);
-    } catch (thrown) {
-      if ((thrown as { code?: unknown }).code !== "BUSY" || performance.now() > giveUpAtMs) throw thrown;
-    }
-    await new Promise((resolve) => setTimeout(resolve, IN_USE_POLL_MS));
-  }
-}
-
-/** The same error with words that name the setting and what helps. */
-function explained(error: KvferryError, { path, capacityBytes }: ResolvedDriveConfig): KvferryError {
-  const help: Partial<Record<KvferryError["code"], string>> = {
-    BUSY: "one process uses a drive at a time: give each server a path of its own, or end the other one",
-    PERMISSION: "the process must be allowed to read and write there: check owner and mode",
-    READ_ONLY: "it is mounted read-only",
-  };
-  const hint = help[error.code];
-  if (hint === undefined) return error;
-  return new KvferryError(error.code, `nvme backend: ${path}: ${hint} (${error.message})`, {
-    operation: "open",
-    context: { ...error.context, path, capacityBytes },
-    cause: error,
-  });
 }

@@ -37,3 +37,7 @@ export function fillBlock(bytes, number) {
   for (let i = 0; i < words.length; i++) words[i] = number + 0.5 + i / (words.length * 4);
   bytes.set(new Uint8Array(words.buffer, 0, bytes.byteLength));
 }
+
+/** What the writer of the crash test has: 8 segments of 1 MiB. */
+export const CRASH_BLOCK_BYTES = 16 * 1024;
+export const CRASH_DRIVE = { capacityBytes: 9 * 1024 * 1024, segmentBytes: 1024 * 1024 };
