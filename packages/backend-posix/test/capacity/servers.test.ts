@@ -1,0 +1,209 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import type { Usage } from "@kvferry/core";
+import { afterEach, describe, expect, it } from "vitest";
+import type { RootStatus } from "../../src/index.js";
+import { BLOCK_BYTES } from "../crash-blocks.mjs";
+import { makeRoot } from "../storage.js";
+
+const ROUNDS = process.env.KVFERRY_LONG === "1" ? 200 : 10;
+const SERVERS = 3;
+const FILE_BYTES = BLOCK_BYTES + 4096;
+const CAPACITY_BYTES = 200 * FILE_BYTES + 1000;
+const program = fileURLToPath(new URL("./capacity-server.mjs", import.meta.url));
+
+interface Done {
+  readonly stored: number;
+  readonly loaded: number;
+  readonly failed: number;
+  readonly wrong: number;
+}
+
+interface Line {
+  readonly open?: true;
+  readonly done?: Done;
+  readonly leads?: boolean;
+  readonly usage?: Usage;
+  readonly status?: RootStatus;
+}
+
+/** A child process that stores, loads and evicts. */
+class Server {
+  readonly child: ChildProcess;
+  done: Done = { stored: 0, loaded: 0, failed: 0, wrong: 0 };
+  leads = false;
+  isOpen = false;
+  /** Stands still until it is told to go on. */
+  stopped = false;
+  #answer: ((line: Line) => void) | undefined;
+
+  constructor(root: string, seed: number) {
+    const args = [program, root, String(seed), String(CAPACITY_BYTES), seed % 2 === 0 ? "rename" : "link"];
+    this.child = spawn(process.execPath, args, { stdio: ["pipe", "pipe", "inherit"] });
+    createInterface({ input: this.child.stdout as NodeJS.ReadableStream }).on("line", (text) => {
+      const line = JSON.parse(text) as Line;
+      if (line.open) this.isOpen = true;
+      if (line.done !== undefined) this.done = line.done;
+      if (line.leads !== undefined) this.leads = line.leads;
+      if (line.usage !== undefined) this.#answer?.(line);
+    });
+  }
+
+  tell(command: "go"): void {
+    this.child.stdin?.write(`${command}\n`);
+  }
+
+  usage(): Promise<Line> {
+    return new Promise((resolve) => {
+      this.#answer = resolve;
+      this.child.stdin?.write("usage\n");
+    });
+  }
+
+  async kill(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const exit = once(this.child, "exit");
+    this.child.kill("SIGKILL");
+    await exit;
+  }
+
+  /** Stands still when this returns, all threads of it. */
+  async freeze(): Promise<void> {
+    this.child.kill("SIGSTOP");
+    const folder = `/proc/${this.child.pid}/task`;
+    const still = (): boolean =>
+      readdirSync(folder).every((task) => / [TtZX] /.test(readFileSync(join(folder, task, "stat"), "utf8")));
+    await until("a process stands still", still);
+  }
+
+  thaw(): void {
+    this.child.kill("SIGCONT");
+  }
+}
+
+let servers: Server[] = [];
+let cleanup: () => Promise<void> = async () => {};
+afterEach(async () => {
+  for (const server of servers) await server.kill();
+  servers = [];
+  await cleanup();
+});
+
+async function until(what: string, done: () => boolean, triesMax: number = 3000): Promise<void> {
+  for (let i = 0; i < triesMax; i++) {
+    if (done()) return;
+    await sleep(10);
+  }
+  throw new Error(`in vain waited until ${what}`);
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Bytes of all block files, temporary and damaged ones too, and how many blocks have a name. */
+function measure(root: string): { bytes: number; blocks: number } {
+  let [bytes, blocks] = [0, 0];
+  for (const name of readdirSync(root, { recursive: true, encoding: "utf8" })) {
+    if (name.startsWith("capacity") || name.endsWith(".json")) continue;
+    const found = statSync(join(root, name), { throwIfNoEntry: false });
+    if (found?.isFile() !== true) continue;
+    bytes += found.size;
+    if (name.includes("/blocks/") && name.endsWith(".kvb")) blocks++;
+  }
+  return { bytes, blocks };
+}
+
+/** What is on storage at one moment, at which no server moves. */
+async function measureFrozen(root: string): Promise<number> {
+  const running = servers.filter(({ stopped }) => !stopped);
+  await Promise.all(running.map((server) => server.freeze()));
+  const { bytes } = measure(root);
+  for (const server of running) server.thaw();
+  return bytes;
+}
+
+async function start(root: string, seed: number): Promise<Server> {
+  const server = new Server(root, seed);
+  servers.push(server);
+  await until("a server is open", () => server.isOpen);
+  return server;
+}
+
+async function watch(root: string, times: number): Promise<void> {
+  for (let i = 0; i < times; i++) {
+    await sleep(5 + Math.random() * 60);
+    expect(await measureFrozen(root)).toBeLessThanOrEqual(CAPACITY_BYTES);
+  }
+}
+
+function pick(): Server {
+  const leader = servers.find(({ leads, stopped }) => leads && !stopped);
+  const any = servers[Math.floor(Math.random() * servers.length)] as Server;
+  return Math.random() < 0.5 ? (leader ?? any) : any;
+}
+
+/** Those that are left store on, whoever has gone or stands still. */
+async function storesGoOn(root: string): Promise<void> {
+  const before = new Map(servers.map((server) => [server, server.done.stored]));
+  const one = (): boolean =>
+    servers.some((server) => !server.stopped && server.done.stored > (before.get(server) ?? 0) + 32);
+  for (let i = 0; i < 600 && !one(); i++) await watch(root, 1);
+  expect(one(), "stores go on").toBe(true);
+}
+
+/** All are killed at once; who comes next counts what is there. */
+async function killAll(root: string, round: number): Promise<void> {
+  await Promise.all(servers.map((server) => server.kill()));
+  servers = [];
+  const { bytes } = measure(root);
+  expect(bytes).toBeLessThanOrEqual(CAPACITY_BYTES);
+  const server = await start(root, 1000 * round);
+  let line = await server.usage();
+  const found = measure(root);
+  expect(line.usage).toMatchObject({ bytes: found.blocks * FILE_BYTES, blocks: found.blocks });
+  for (let i = 0; i < 1000 && line.status?.count?.ready !== true; i++) {
+    await sleep(10);
+    line = await server.usage();
+  }
+  expect(line.status?.count?.counted).toEqual({ bytes: found.blocks * FILE_BYTES, files: found.blocks });
+  server.tell("go");
+}
+
+async function disturb(root: string, round: number): Promise<void> {
+  const target = pick();
+  if (round % 4 === 3) await killAll(root, round);
+  else if (round % 4 === 2) {
+    await target.freeze();
+    target.stopped = true;
+    await storesGoOn(root); // a new leader, if that was it
+    target.thaw();
+    target.stopped = false;
+  } else {
+    await target.kill();
+    servers = servers.filter((server) => server !== target);
+    await storesGoOn(root);
+  }
+}
+
+describe("three servers over one root", () => {
+  it(`hold its capacity while any of them is killed or stands still, ${ROUNDS} times`, {
+    timeout: 60_000 + ROUNDS * 30_000,
+  }, async () => {
+    const { root, remove } = await makeRoot();
+    cleanup = remove;
+    for (let round = 0; round < ROUNDS; round++) {
+      for (let i = 0; servers.length < SERVERS; i++) (await start(root, 1000 * round + i)).tell("go");
+      await watch(root, 8);
+      await disturb(root, round);
+      await watch(root, 4);
+      for (const { done } of servers) expect(done).toMatchObject({ failed: 0, wrong: 0 });
+    }
+    const sum = servers.reduce((total, { done }) => total + done.loaded, 0);
+    expect(sum).toBeGreaterThan(0);
+  });
+});
