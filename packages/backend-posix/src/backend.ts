@@ -425,9 +425,13 @@ function io(batch: BlockBatch, { signal, priority }: AuthorOptions) {
 }
 
 /** The keys that had this outcome. */
-function keysWith(keys: KeyBatch, { outcomes }: BatchResult, outcome: Outcome): KeyBatch {
-  const positions = [...outcomes.keys()].filter((i) => outcomes[i] === outcome);
-  return positions.length === keys.count ? keys : selectKeys(keys, positions);
+function keysWith(keys: KeyBatch, result: BatchResult, outcome: Outcome): KeyBatch {
+  if (countOutcome(result, outcome) === keys.count) return keys;
+  const { outcomes } = result;
+  return selectKeys(
+    keys,
+    [...outcomes.keys()].filter((i) => outcomes[i] === outcome),
+  );
 }
 
 /** The data plane removes equal keys of a batch in any order; the caller hears of the first one that it was removed. */

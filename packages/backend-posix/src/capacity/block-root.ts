@@ -1,6 +1,6 @@
 import { lstat, readdir, readFile, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { KEY_BYTES_MIN, type KeyBatch, keyAt, type Logger, Outcome } from "@kvferry/core";
+import { KEY_BYTES_MIN, type KeyBatch, keyAt, Outcome, storedBlockBytes } from "@kvferry/core";
 import type { FileEngine, FileStore, LayoutName } from "@kvferry/native";
 import { blockPath, type LeafFolder, leafFolders } from "../layout.js";
 import { livingWriters, removeDeadWriters, writerHasEnded } from "../writers.js";
@@ -21,7 +21,6 @@ export interface BlockRootOptions {
   readonly writer: string;
   readonly fileMode: number;
   readonly folderMode: number;
-  readonly logger: Logger;
   nowMs(): number;
 }
 
@@ -85,6 +84,10 @@ class NativeBlockFolder implements BlockFolder {
 
   get keyBytes(): number {
     return this.#options.keyBytes;
+  }
+
+  get fileBytes(): number {
+    return storedBlockBytes(this.#options.blockBytes);
   }
 
   async *leaves(): AsyncGenerator<BlockLeaf> {

@@ -9,7 +9,7 @@ import {
   packKeys,
   selectKeys,
 } from "@kvferry/core";
-import { type Amount, minus, NOTHING, plus } from "./amount.js";
+import { type Amount, filesThatFit, minus, NOTHING, plus } from "./amount.js";
 import { type LogRecord, RecordKind } from "./log.js";
 
 /** One folder below the root that holds blocks, whoever stores there. */
@@ -19,6 +19,8 @@ export interface BlockFolder {
   /** Whose quota it counts for. */
   readonly tenant: string;
   readonly keyBytes: number;
+  /** Of most of its files. */
+  readonly fileBytes: number;
   /** The folders in it that hold files. */
   leaves(): AsyncIterable<BlockLeaf>;
   /** Temporary files of writers that are no members, and the quarantine. */
@@ -51,6 +53,7 @@ export interface BlockRoot {
 const PAGE_BYTES = 4096;
 const TIER = 1;
 
+const CAPACITY_BLOCKS_MAX = 2 ** 30;
 const PAGES_MAX = 2 ** 32 - 1;
 /** Keys between two chances for others to run. */
 const SLICE_KEYS = 512;
@@ -88,11 +91,12 @@ export class CatalogFolder {
   #rows: Int32Array = new Int32Array(64);
 
   /** @param nowMs wall clock: no block was used later than now, whatever a file or a log says. */
-  constructor(source: BlockFolder, policy: PolicyFactory, capacityBlocks: number, nowMs: () => number) {
+  constructor(source: BlockFolder, policy: PolicyFactory, capacity: Amount, nowMs: () => number) {
     this.source = source;
     this.#nowMs = nowMs;
     this.#index = new PrefixIndex({ keyBytes: source.keyBytes });
-    this.#policy = policy({ table: this.#index, capacityBlocks });
+    const capacityBlocks = Math.min(CAPACITY_BLOCKS_MAX, filesThatFit(capacity, source.fileBytes));
+    this.#policy = policy({ table: this.#index, capacityBlocks: Math.max(1, capacityBlocks) });
   }
 
   get counted(): Amount {

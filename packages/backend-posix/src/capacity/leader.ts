@@ -172,9 +172,8 @@ export class Leader {
   async #discover(name: string): Promise<CatalogFolder | undefined> {
     for (const source of await this.#options.root.folders()) {
       if (this.#catalog.has(source.name)) continue;
-      const capacityBlocks = Math.min(1e9, this.#options.capacity.files, this.#options.capacity.bytes / 2 ** 16);
-      const { policy, nowMs } = this.#options;
-      this.#catalog.set(source.name, new CatalogFolder(source, policy, Math.max(16, Math.ceil(capacityBlocks)), nowMs));
+      const { policy, capacity, nowMs } = this.#options;
+      this.#catalog.set(source.name, new CatalogFolder(source, policy, capacity, nowMs));
     }
     return this.#catalog.get(name);
   }

@@ -82,7 +82,7 @@ export class SharedRoot {
   readonly #ownEngine: FileEngine | undefined;
   readonly #memberLoop: Loop;
   readonly #leaderLoop: Loop;
-  readonly #renewing: NodeJS.Timeout;
+  readonly #renewLoop: Loop;
   readonly #warnedAtMs: Map<string, number> = new Map();
   #leader: Leader | undefined;
   #evictedBefore = 0;
@@ -122,8 +122,10 @@ export class SharedRoot {
     this.#blocks = new NativeBlockRoot({ ...options, engine, writer: own, scratch: scratchFolder(folder, own), nowMs });
     this.#memberLoop = new Loop(() => this.#memberTurn(), warn);
     this.#leaderLoop = new Loop(() => this.#leaderTurn(), warn);
-    this.#renewing = setInterval(() => void this.#lease.renew().catch(warn), RENEW_MS);
-    this.#renewing.unref();
+    this.#renewLoop = new Loop(async () => {
+      await lease.renew();
+      return lease.held === 0 ? Number.POSITIVE_INFINITY : RENEW_MS;
+    }, warn);
   }
 
   static async open(options: RootCapacity): Promise<SharedRoot> {
@@ -172,7 +174,7 @@ export class SharedRoot {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#renewing);
+    await this.#renewLoop.stop();
     await this.#memberLoop.stop();
     await this.#leaderLoop.stop();
     try {
@@ -246,6 +248,7 @@ export class SharedRoot {
       hasEnded: writerHasEnded,
     });
     this.#leaderLoop.kick();
+    this.#renewLoop.kick();
   }
 
   #usersOf(folder: string): FolderUser[] {

@@ -4,10 +4,20 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import type { Usage } from "@kvferry/core";
+import {
+  countOutcome,
+  createMemoryRegion,
+  createNamespace,
+  keyAt,
+  keyHex,
+  LookupState,
+  Outcome,
+  packedKeys,
+  type Usage,
+} from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
-import type { RootStatus } from "../../src/index.js";
-import { BLOCK_BYTES } from "../crash-blocks.mjs";
+import { PosixBackend, type RootStatus } from "../../src/index.js";
+import { BLOCK_BYTES, KEY_BYTES, makeKeys, namespaceFields } from "../crash-blocks.mjs";
 import { makeRoot } from "../storage.js";
 
 const ROUNDS = process.env.KVFERRY_LONG === "1" ? 200 : 10;
@@ -205,5 +215,41 @@ describe("three servers over one root", () => {
     }
     const sum = servers.reduce((total, { done }) => total + done.loaded, 0);
     expect(sum).toBeGreaterThan(0);
+  });
+
+  it("hear of what another one evicts: they answer MISS soon without a load, and announce it", {
+    timeout: 60_000,
+  }, async () => {
+    const { root, remove } = await makeRoot();
+    cleanup = remove;
+    const evictor = await start(root, 1);
+    await until("it leads", () => evictor.leads);
+    const backend = new PosixBackend({ root, threads: 4, capacityBytes: CAPACITY_BYTES });
+    await backend.open({ namespace: createNamespace(namespaceFields), keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
+    try {
+      const announced: string[] = [];
+      backend.onRemoved((keys, reason) => {
+        for (let i = 0; i < keys.count; i++) announced.push(`${reason} ${keyHex(keyAt(keys, i))}`);
+      });
+      const keys = packedKeys(makeKeys(1_000_000, 16), KEY_BYTES);
+      const slots = Uint32Array.from({ length: 16 }, (_, i) => i);
+      const region = createMemoryRegion(16, BLOCK_BYTES);
+      let stored = 0;
+      for (let i = 0; i < 100 && stored < 16; i++) {
+        stored = countOutcome(await backend.store({ keys, region, slots }), Outcome.STORED);
+      }
+      expect([...(await backend.lookup(keys))]).toEqual(Array(16).fill(LookupState.HIT));
+      evictor.tell("go");
+      let states = new Uint8Array(16).fill(LookupState.HIT);
+      await until("all are misses", () => {
+        void backend.lookup(keys).then((found) => {
+          states = Uint8Array.from(found);
+        });
+        return !states.includes(LookupState.HIT);
+      });
+      for (let i = 0; i < 16; i++) expect(announced).toContain(`evicted ${keyHex(keyAt(keys, i))}`);
+    } finally {
+      await backend.close();
+    }
   });
 });

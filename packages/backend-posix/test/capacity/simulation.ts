@@ -276,6 +276,7 @@ function folderOf(world: World, process: Process, name: string, shelf: Shelf): B
     name,
     tenant: shelf.tenant,
     keyBytes: KEY_BYTES,
+    fileBytes: FILE_BYTES,
     async *leaves() {
       for (let i = 0; i < LEAVES; i++) yield { list: () => list(String(i)) };
     },
