@@ -67,8 +67,8 @@ export class NvmeBackend extends OffloadBackend {
     return this.#opened.load(this.#blocks, batch, options);
   }
 
-  protected override _remove(keys: KeyBatch): Promise<BatchResult> {
-    return this.#opened.remove(this.#blocks, keys);
+  protected override _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#opened.remove(this.#blocks, keys, options);
   }
 
   protected override async *_scan({ pageEntriesMax }: AuthorScanOptions): AsyncGenerator<ScanPage> {

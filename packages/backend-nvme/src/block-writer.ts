@@ -28,7 +28,7 @@ import { unlessAborted } from "./abort.js";
 import { encodeTombstones, META_PAGE_BYTES, metaKeys, TOMBSTONES, WEAR } from "./meta-records.js";
 import type { Room, SegmentLog } from "./segment-log.js";
 import type { SegmentTable } from "./segment-table.js";
-import { timeOf } from "./sequence.js";
+import { type SequenceSource, timeOf } from "./sequence.js";
 import { type Flight, RowState, type Shelf } from "./shelf.js";
 import type { WearCounter } from "./wear.js";
 
@@ -37,6 +37,7 @@ export interface WriterParts {
   readonly table: SegmentTable;
   readonly log: SegmentLog;
   readonly wear: WearCounter;
+  readonly sequences: SequenceSource;
   readonly clock: Clock;
 }
 
@@ -87,15 +88,22 @@ export class BlockWriter {
     return result;
   }
 
-  /** Writes down that keys were removed; settles when that will be known after a restart.
-   * @throws what the drive says. */
-  async writeTombstones(shelf: Shelf, keys: KeyBatch): Promise<void> {
+  /** Writes down that keys were removed, before anything that is stored from now on; settles when that will be known after a restart.
+   * @throws what the drive says, or why the signal was aborted. */
+  async writeTombstones(shelf: Shelf, keys: KeyBatch, signal?: AbortSignal): Promise<void> {
+    const { log, table, sequences } = this.#parts;
+    const sequence = sequences.next();
     const pages = encodeTombstones(shelf.namespace, keys);
     const count = pages.length / META_PAGE_BYTES;
     for (let at = 0; at < count; ) {
-      const room = await this.#parts.log.reserve(TOMBSTONES, count - at, undefined);
-      if (room === undefined) throw new KvferryError("CLOSED", "nvme backend: the drive is being closed");
-      this.#parts.table.hasTombstones[room.segment] = 1;
+      const room = await log.reserve(TOMBSTONES, count - at, signal, sequence);
+      if (room === undefined) {
+        throw new KvferryError(
+          signal?.aborted ? abortCode(signal) : "CLOSED",
+          "nvme backend: there was no room in time",
+        );
+      }
+      table.hasTombstones[room.segment] = 1;
       await this.#appendPages(TOMBSTONES, room, pages.subarray(at * META_PAGE_BYTES));
       at += room.blocks;
     }

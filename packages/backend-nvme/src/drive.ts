@@ -40,6 +40,9 @@ import { RowState, Shelf, type ShelfUser } from "./shelf.js";
 import { UseCounts } from "./use-counts.js";
 import { WearCounter } from "./wear.js";
 
+/** Room for a new namespace in the index; it grows. */
+const EXPECTED_BLOCKS = 1024;
+
 /** What a drive has done since it was opened, unless a name says otherwise. */
 export interface NvmeDriveCounters {
   /** Payload of stored blocks, padding included. */
@@ -131,7 +134,8 @@ export class NvmeDrive {
       writing: (bytes: number) => this.#wear.add("metadata", bytes, clock.nowMs()),
     };
     this.#log = new SegmentLog(drive, this.#table, this.#sequences, hooks, logger);
-    const parts = { drive, table: this.#table, log: this.#log, wear: this.#wear, clock };
+    const [table, log, wear, sequences] = [this.#table, this.#log, this.#wear, this.#sequences];
+    const parts = { drive, table, log, wear, sequences, clock };
     this.#writer = new BlockWriter(parts);
     const shelfOf = (id: number) => this.#shelves[id];
     const largestRecordBytes = () => this.#largestRecordBytes();
@@ -182,7 +186,7 @@ export class NvmeDrive {
       sequences: this.#sequences,
       wear: this.#wear,
       logger,
-      shelfFor: (namespace) => this.#shelfFor(namespace),
+      shelfFor: (namespace, expectedBlocks) => this.#shelfFor(namespace, expectedBlocks),
     });
     this.#log.resume(unsealed);
     this.#evictor.poke();
@@ -226,7 +230,7 @@ export class NvmeDrive {
   /** Removes what is there; what is being stored meanwhile is not. A key whose removal could not be written down is FAILED: it
    * cannot be loaded any more, but may be back after a restart.
    * @internal */
-  async remove(shelf: Shelf, keys: KeyBatch): Promise<BatchResult> {
+  async remove(shelf: Shelf, keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
     const result = uniformResult(keys.count, Outcome.MISS);
     const found = shelf.find(keys);
     const positionOf = new Map<number, number>(); // of each row, the first
@@ -240,7 +244,7 @@ export class NvmeDrive {
     let outcome: Outcome = Outcome.REMOVED;
     let code: KvferryError["code"] | undefined;
     try {
-      await this.#writer.writeTombstones(shelf, removed);
+      await this.#writer.writeTombstones(shelf, removed, signal);
     } catch (thrown) {
       [outcome, code] = [Outcome.FAILED, toKvferryError(thrown, "remove").code];
     }
@@ -248,11 +252,11 @@ export class NvmeDrive {
     return result;
   }
 
-  #shelfFor(namespace: SegmentNamespace): Shelf {
+  #shelfFor(namespace: SegmentNamespace, expectedBlocks = EXPECTED_BLOCKS): Shelf {
     const name = shelfName(namespace);
     let shelf = this.#shelfByName.get(name);
     if (shelf === undefined) {
-      shelf = new Shelf(this.#shelves.length, namespace);
+      shelf = new Shelf(this.#shelves.length, namespace, expectedBlocks);
       this.#shelves.push(shelf);
       this.#shelfByName.set(name, shelf);
     }

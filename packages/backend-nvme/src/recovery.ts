@@ -21,8 +21,8 @@ export interface RecoveryParts {
   readonly sequences: SequenceSource;
   readonly wear: WearCounter;
   readonly logger: Logger;
-  /** The shelf of a namespace, made if there is none. */
-  shelfFor(namespace: RecoveredNamespace): Shelf;
+  /** The shelf of a namespace, made, with room for so many blocks, if there is none. */
+  shelfFor(namespace: RecoveredNamespace, expectedBlocks: number): Shelf;
 }
 
 /** Keys that were removed, and when. */
@@ -142,7 +142,7 @@ async function readPages(
 
 /** Goes through a namespace's blocks and removals in the order of time, so that what came last counts. */
 function takeBlocks({ drive, table, shelfFor }: RecoveryParts, found: RecoveredNamespace, removals: Removal[]): void {
-  const shelf = shelfFor(found);
+  const shelf = shelfFor(found, found.sequences.length);
   const { keys, keyBytes, offsets4k, sequences } = found;
   const { segmentBytes } = drive;
   const forget = (offset4k: number): void => table.dropEntry(segmentOf(offset4k, segmentBytes));

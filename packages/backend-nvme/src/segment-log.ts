@@ -79,8 +79,9 @@ export class SegmentLog {
     for (const segment of newest) this.#retire(segment);
   }
 
-  /** Room in the open segment for as many of the blocks as fit; undefined where not even one does. */
-  tryReserve(namespace: SegmentNamespace, blocks: number): Room | undefined {
+  /** Room in the open segment for as many of the blocks as fit; undefined where not even one does. The record's time is now, or that of a sequence
+   * that was given before. */
+  tryReserve(namespace: SegmentNamespace, blocks: number, sequence?: number): Room | undefined {
     const segment = this.#open;
     if (segment === undefined) return undefined;
     const count = this.#fitting(segment, namespace, blocks);
@@ -92,8 +93,8 @@ export class SegmentLog {
     written[segment] = (written[segment] as number) + count;
     keyBytes[segment] = (keyBytes[segment] as number) + count * namespace.keyBytes;
     this.#appending.begin(segment);
-    const sequence = this.#sequences.next();
-    return { segment, epoch: epoch[segment] as number, sequence, blocks: count, heldBytes: bytes };
+    const room = { segment, epoch: epoch[segment] as number, blocks: count, heldBytes: bytes };
+    return { ...room, sequence: sequence ?? this.#sequences.next() };
   }
 
   /** Room for one block or more as soon as there is some; undefined once the signal is aborted, or the log closes.
@@ -102,10 +103,11 @@ export class SegmentLog {
     namespace: SegmentNamespace,
     blocks: number,
     signal: AbortSignal | undefined,
+    sequence?: number,
   ): Promise<Room | undefined> {
     for (;;) {
       if (signal?.aborted || this.#closing) return undefined;
-      const room = this.tryReserve(namespace, blocks);
+      const room = this.tryReserve(namespace, blocks, sequence);
       if (room !== undefined) return room;
       this.#opening ??= this.#openNext().finally(() => {
         this.#opening = undefined;

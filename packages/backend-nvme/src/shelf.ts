@@ -23,8 +23,6 @@ const TIER = 1;
 const USES_MAX = 3;
 /** How far up a chain the use of a block is told. */
 const ANCESTORS_MAX = 4096;
-/** Room of the index at the start; it grows. */
-const EXPECTED_BLOCKS = 1024;
 
 /** The blocks of one namespace on a drive: where each lies, and what is needed to decide about it. Columns by row of the prefix index. */
 export class Shelf {
@@ -43,10 +41,11 @@ export class Shelf {
   #checksum: Uint32Array = new Uint32Array(ROWS_FIRST);
   #storedAtS: Uint32Array = new Uint32Array(ROWS_FIRST);
 
-  constructor(id: number, namespace: SegmentNamespace) {
+  constructor(id: number, namespace: SegmentNamespace, expectedBlocks: number) {
     this.id = id;
     this.namespace = { ...namespace, namespaceDigest: namespace.namespaceDigest.slice() };
-    this.index = new PrefixIndex({ keyBytes: namespace.keyBytes, expectedBlocks: EXPECTED_BLOCKS });
+    this.index = new PrefixIndex({ keyBytes: namespace.keyBytes, expectedBlocks });
+    this.#reserve(expectedBlocks);
   }
 
   /** Bytes that a block takes on the drive, without its share of a header. */

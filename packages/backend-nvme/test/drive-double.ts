@@ -41,6 +41,9 @@ export class DriveDouble implements SegmentDrive {
   discardFails = false;
   /** Reads wait for it. */
   readsHang: Promise<void> | undefined;
+  /** Called at each read, which waits for what it returns. */
+  onRead: (() => Promise<void>) | undefined;
+  #failCopiesOf: string | undefined;
   #written = 0;
 
   constructor(segmentBytes: number, segments: number) {
@@ -72,8 +75,8 @@ export class DriveDouble implements SegmentDrive {
     if (end > this.segmentBytes || offset < SEGMENT_HEADER_BYTES) throw new Error("out of bounds");
     if (offset < life.nextOffset) throw new Error("records must come by rising offset");
     life.nextOffset = end;
-    const fails = this.failAppends > 0;
-    if (fails) this.failAppends--;
+    const fails = this.failAppends > 0 || hexOf(keys).includes(this.#failCopiesOf ?? "none");
+    if (this.failAppends > 0) this.failAppends--;
     await turn();
     this.#written += recordBytes(count, blockBytes, keyBytes);
     const checksums = new Uint32Array(count);
@@ -90,10 +93,26 @@ export class DriveDouble implements SegmentDrive {
     return { ...uniformResult(count, Outcome.STORED), checksums };
   }
 
+  /** From now on no record with this key can be written. */
+  failCopiesOf(key: Uint8Array): void {
+    this.#failCopiesOf = hexOf(key);
+  }
+
+  /** Records of a namespace that hold a key, or any, in the order of time. */
+  recordsOf(namespaceDigest: Uint8Array, key: Uint8Array | undefined): SegmentAppend[] {
+    const all = [...this.lives.values()].flatMap(({ records }) => records);
+    const wanted = all.filter((record) => {
+      if (hexOf(record.namespaceDigest) !== hexOf(namespaceDigest)) return false;
+      return key === undefined || hexOf(record.keys).includes(hexOf(key));
+    });
+    return wanted.sort((a, b) => a.sequence - b.sequence);
+  }
+
   async read(read: SegmentRead): Promise<BlockResult> {
     const { offsets4k, checksums, keys, keyBytes, blockBytes, memory, rowBytes, slots } = read;
     await turn();
     if (this.readsHang !== undefined) await this.readsHang;
+    if (this.onRead !== undefined) await this.onRead();
     const result = uniformResult(slots.length, Outcome.LOADED);
     for (let i = 0; i < slots.length; i++) {
       const at = (offsets4k[i] as number) * 4096;
@@ -181,6 +200,10 @@ function checksumOf(
   payload: Uint8Array,
 ): number {
   return crc32c(Buffer.concat([namespaceDigest, key, payload]));
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
 }
 
 function turn(): Promise<void> {

@@ -1,10 +1,11 @@
-import { LookupState, Outcome, outcomeCode } from "@kvferry/core";
+import { type KeyBatch, keyAt, LookupState, Outcome, outcomeCode } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
 import { resolveDriveConfig } from "../src/config.js";
 import { NvmeDrive } from "../src/drive.js";
 import { NvmeBackend, type NvmeBackendOptions } from "../src/index.js";
+import { TOMBSTONES } from "../src/meta-records.js";
 import { batchOf, count, keysFrom, load, namespaceOf } from "./blocks.js";
-import { KEY_BYTES } from "./crash-blocks.mjs";
+import { KEY_BYTES, numberOf } from "./crash-blocks.mjs";
 import { DriveDouble } from "./drive-double.js";
 
 // What a drive does that no file can be made to do.
@@ -106,6 +107,80 @@ describe("a load that hangs in the drive", () => {
     expect(count(await loading, Outcome.LOADED)).toBe(20);
     expect(count((await backend.store(batchOf(keysFrom(1000, 20), BLOCK_BYTES))).outcomes, Outcome.STORED)).toBe(20);
     expect(drive.counters().segmentsEvicted).toBeGreaterThan(0);
+  });
+});
+
+describe("copying what is worth keeping", () => {
+  /** Fills the drive so that the segment of `used` is given up; `act` runs while it is being read for the copy. */
+  async function giveUp(
+    { double, backend }: Awaited<ReturnType<typeof setup>>,
+    used: KeyBatch,
+    act: () => Promise<unknown>,
+  ): Promise<void> {
+    await load(backend, used);
+    let reached = (): void => {};
+    const reading = new Promise<void>((resolve) => {
+      reached = resolve;
+    });
+    let goOn = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    double.onRead = () => {
+      reached();
+      return held;
+    };
+    const filling = (async () => {
+      for (let at = 1000; at < 1200; at += 10) await backend.store(batchOf(keysFrom(at, 10), BLOCK_BYTES));
+    })();
+    await reading;
+    double.onRead = undefined;
+    const acting = act();
+    await new Promise((resolve) => setImmediate(resolve));
+    goOn();
+    await Promise.all([acting, filling]);
+  }
+
+  it("does not bring back what is removed meanwhile, now or after a restart", async () => {
+    const test = await setup();
+    const used = keysFrom(0, 4);
+    await test.backend.store(batchOf(used, BLOCK_BYTES));
+    await giveUp(test, used, () => test.backend.remove(keysFrom(2, 1)));
+    expect([...(await test.backend.lookup(used))]).toEqual([1, 1, 0, 1]);
+    expect(test.drive.counters().blocksReinserted).toBeGreaterThanOrEqual(3);
+    const copy = test.double.recordsOf(namespaceOf().digest, keyAt(keysFrom(2, 1), 0)).at(-1);
+    const tombstone = test.double.recordsOf(TOMBSTONES.namespaceDigest, undefined).at(-1);
+    expect(copy?.sequence).toBeLessThan(tombstone?.sequence as number);
+  });
+
+  it("counts them as evicted where the copy fails, and serves nothing from where they were", async () => {
+    const test = await setup();
+    const used = keysFrom(0, 4);
+    await test.backend.store(batchOf(used, BLOCK_BYTES));
+    const evicted = new Set<number>();
+    test.backend.onRemoved((keys) => {
+      for (let i = 0; i < keys.count; i++) evicted.add(numberOf(keyAt(keys, i)));
+    });
+    const before = test.drive.counters().blocksReinserted;
+    test.double.failCopiesOf(keyAt(used, 0));
+    await giveUp(test, used, async () => {});
+    expect(test.drive.counters().blocksReinserted).toBe(before);
+    expect([...(await test.backend.lookup(used))]).toEqual([0, 0, 0, 0]);
+    for (let i = 0; i < 4; i++) expect(evicted.has(i)).toBe(true);
+    expect(count(await load(test.backend, used), Outcome.MISS)).toBe(4);
+  });
+
+  it("goes on where the hook that says what is worth keeping throws", async () => {
+    const { drive, backend } = await setup({
+      worth: () => {
+        throw new Error("a composer's mistake");
+      },
+    });
+    for (let at = 0; at < 400; at += 20) {
+      const { outcomes } = await backend.store(batchOf(keysFrom(at, 20), BLOCK_BYTES));
+      expect(count(outcomes, Outcome.STORED)).toBe(20);
+    }
+    expect(drive.counters().segmentsEvicted).toBeGreaterThan(3);
   });
 });
 
