@@ -20,7 +20,7 @@ const SERVERS = {
     module: "github.com/versity/versitygw/cmd/versitygw",
     // a sidecar for what would be extended attributes: not every temporary folder has them
     args: (address, data) => [
-      ...["--port", address, "--region", REGION, "--iam-dir", join(data, "iam"), "--quiet"],
+      ...["--port", address, "--region", REGION, "--iam-dir", join(data, "iam"), "--quiet", "--keep-alive"],
       ...["posix", "--sidecar", join(data, "sidecar"), join(data, "objects")],
     ],
     folders: ["iam", "sidecar", "objects"],

@@ -78,8 +78,8 @@ export function resolveConfig(config: S3Config): ResolvedS3Config {
     throw invalid("prefix", "must be names of letters, digits and !_.*'()- with single slashes between them");
   }
   if (prefix.length > 512) throw invalid("prefix", "must have at most 512 characters");
-  if (region !== undefined && !/^[A-Za-z0-9-]{1,64}$/.test(region)) {
-    throw invalid("region", `must be a region such as eu-central-1, got ${JSON.stringify(region)}`);
+  if (region !== undefined && (typeof region !== "string" || !/^[A-Za-z0-9-]{1,64}$/.test(region))) {
+    throw invalid("region", "must be a region such as eu-central-1");
   }
   if (endpoint !== undefined) checkEndpoint(endpoint);
   checkEncryption(config.sse);
@@ -120,7 +120,7 @@ function numbersOf(config: S3Config): Partial<typeof DEFAULTS> {
 }
 
 function checkEndpoint(endpoint: string): void {
-  const url = URL.canParse(endpoint) ? new URL(endpoint) : undefined;
+  const url = typeof endpoint === "string" && URL.canParse(endpoint) ? new URL(endpoint) : undefined;
   if (url === undefined || !["http:", "https:"].includes(url.protocol)) {
     throw invalid("endpoint", "must be a URL such as https://storage.example:9000");
   }

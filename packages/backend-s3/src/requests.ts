@@ -77,6 +77,9 @@ export interface UploadedPart {
 /** What a conditional create came to: "taken" says that there is an object, or that one is being written. */
 export type CreateOutcome = "created" | "taken";
 
+/** Steps of the SDK that cost time in every request: copies of it for a log that we do not write, marks for Lambda, redirects that we do not follow. */
+const NOT_NEEDED = ["loggerMiddleware", "recursionDetectionMiddleware", "regionRedirectMiddleware"];
+
 /**
  * S3 as this backend uses it: each method one request, in its turn. Everything that fails rejects with a KvferryError without secrets;
  * that an object is not there is a value. The SDK's own retries are off: layers above decide about retries.
@@ -106,6 +109,7 @@ export class S3Requests {
       responseChecksumValidation: "WHEN_REQUIRED",
       expectContinueHeader: false,
     });
+    for (const name of NOT_NEEDED) this.#client.middlewareStack.remove(name);
     this.#client.middlewareStack.add(
       (next) => (args) => {
         // Signing a payload takes a SHA-256 pass over it. The signed header x-amz-checksum-crc32c protects it against damage

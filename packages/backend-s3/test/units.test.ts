@@ -213,6 +213,8 @@ describe("s3 settings", () => {
     ["prefix", { ...config, prefix: "/a" }],
     ["prefix", { ...config, prefix: "a//b" }],
     ["region", { ...config, region: "eu central" }],
+    ["region", { ...config, region: { hidden: 1 } }],
+    ["endpoint", { ...config, endpoint: 9000 }],
     ["endpoint", { ...config, endpoint: "storage.example" }],
     ["endpoint", { ...config, endpoint: "https://user:hidden@storage.example" }],
     ["socketsMax", { ...config, socketsMax: 0 }],

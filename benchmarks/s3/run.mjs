@@ -1,0 +1,150 @@
+#!/usr/bin/env node
+// `npm run bench:s3`: S3Backend beside loops over the bare SDK, against the same real servers, in alternating rounds.
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus, loadavg, release, totalmem } from "node:os";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { CreateBucketCommand, S3Client } from "@aws-sdk/client-s3";
+import { cleanUpAtExit } from "../../scripts/lib/processes.mjs";
+import { buildS3Servers, S3_SERVER_NAMES, startS3Server } from "../../scripts/lib/s3-servers.mjs";
+import { CONTENDERS, makeWorkload } from "./contenders.mjs";
+
+const root = resolve(fileURLToPath(import.meta.url), "../../..");
+const results = join(root, "benchmarks/results");
+const KIBIBYTE = 1024;
+
+const HELP = `Usage: npm run bench:s3 -- [options]
+
+  --rounds N        rounds that are reported (default 5; one more before them is not)
+  --mebibytes N     bytes of a phase (default 128)
+  --concurrency N   requests at once, the same for all (default 16)
+  --blocks LIST     KiB a block (default 256,1024,4096)
+  --server NAME     only this server: ${S3_SERVER_NAMES.join(", ")}
+  --help            this text
+
+Contenders, with the same number of requests at once and kept connections:
+  kvferry    S3Backend: conditional creates, CRC-32C given to the server, every load verified
+  sdk        PutObject and GetObject as the SDK does them by default, loads by transformToByteArray
+  sdk-lean   the same with checksums off and payloads unsigned, loads copied into the slot as they come
+
+Writes benchmarks/results/s3.json. Only ratios within one run mean anything, and only on a machine that does nothing else.
+`;
+const { values: flags } = parseArgs({
+  options: {
+    rounds: { type: "string", default: "5" },
+    mebibytes: { type: "string", default: "128" },
+    concurrency: { type: "string", default: "16" },
+    blocks: { type: "string", default: "256,1024,4096" },
+    server: { type: "string" },
+    help: { type: "boolean", default: false },
+  },
+});
+if (flags.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
+
+const [rounds, mebibytes, concurrency] = [flags.rounds, flags.mebibytes, flags.concurrency].map(Number);
+const blockSizes = flags.blocks.split(",").map((size) => Number(size) * KIBIBYTE);
+cleanUpAtExit(() => {});
+
+await buildS3Servers();
+const measured = [];
+for (const name of flags.server ? [flags.server] : S3_SERVER_NAMES) measured.push(...(await benchmarkServer(name)));
+mkdirSync(results, { recursive: true });
+const facts = { measuredAt: new Date().toISOString(), machine: machine(), rounds, mebibytes, concurrency, measured };
+writeFileSync(join(results, "s3.json"), `${JSON.stringify(facts, null, 1)}\n`);
+process.exit(0);
+
+async function benchmarkServer(name) {
+  const server = await startS3Server(name);
+  const { endpoint, region, credentials } = server;
+  process.env.AWS_ACCESS_KEY_ID = credentials.accessKeyId;
+  process.env.AWS_SECRET_ACCESS_KEY = credentials.secretAccessKey;
+  const bucket = "kvferry-bench";
+  const admin = new S3Client({ endpoint, region, forcePathStyle: true });
+  await admin.send(new CreateBucketCommand({ Bucket: bucket }));
+  const found = [];
+  for (const blockBytes of blockSizes) {
+    const blocks = Math.max(concurrency, Math.floor((mebibytes * KIBIBYTE * KIBIBYTE) / blockBytes));
+    const workload = makeWorkload({ bucket, endpoint, region, concurrency, blockBytes, blocks });
+    found.push({ server: name, blockBytes, blocks, ...(await benchmarkBlocks(workload)) });
+    print(found.at(-1));
+  }
+  admin.destroy();
+  await server.stop();
+  return found;
+}
+
+/** All contenders in turn, the first one another one each round. */
+async function benchmarkBlocks(workload) {
+  const names = Object.keys(CONTENDERS);
+  const running = Object.fromEntries(
+    await Promise.all(names.map(async (name) => [name, await CONTENDERS[name](workload)])),
+  );
+  const raw = Object.fromEntries(names.map((name) => [name, { store: [], load: [], cpuSeconds: [] }]));
+  for (let round = -1; round < rounds; round++) {
+    for (let i = 0; i < names.length; i++) {
+      const name = names[(i + round + names.length) % names.length];
+      const before = process.cpuUsage();
+      const store = await timed(() => running[name].store());
+      const load = await timed(() => running[name].load());
+      const { user, system } = process.cpuUsage(before);
+      await running[name].clear();
+      if (round < 0) continue;
+      raw[name].store.push(workload.bytes / store / 1e6);
+      raw[name].load.push(workload.bytes / load / 1e6);
+      raw[name].cpuSeconds.push((user + system) / 1e6);
+    }
+  }
+  for (const each of Object.values(running)) await each.close();
+  const medians = Object.fromEntries(
+    names.map((name) => [name, { store: median(raw[name].store), load: median(raw[name].load) }]),
+  );
+  const ratios = Object.fromEntries(
+    names
+      .filter((name) => name !== "kvferry")
+      .map((name) => [name, { store: ratio(raw, name, "store"), load: ratio(raw, name, "load") }]),
+  );
+  return { megabytesPerSecond: medians, kvferryOver: ratios, raw };
+}
+
+/** Median over the rounds: what ran in one round had the same neighbours. */
+function ratio(raw, name, phase) {
+  return median(raw.kvferry[phase].map((ours, i) => ours / raw[name][phase][i]));
+}
+
+async function timed(action) {
+  const begin = performance.now();
+  await action();
+  return (performance.now() - begin) / 1000;
+}
+
+function median(numbers) {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+}
+
+function print({ server, blockBytes, megabytesPerSecond, kvferryOver }) {
+  for (const phase of ["store", "load"]) {
+    const speeds = Object.entries(megabytesPerSecond).map(([name, each]) => `${name} ${each[phase].toFixed(0)}`);
+    const ratios = Object.entries(kvferryOver).map(([name, each]) => `${each[phase].toFixed(2)} × ${name}`);
+    console.log(
+      `${server.padEnd(10)} ${String(blockBytes / KIBIBYTE).padStart(5)} KiB ${phase.padEnd(5)} MB/s: ${speeds.join(", ")}; ${ratios.join(", ")}`,
+    );
+  }
+}
+
+function machine() {
+  const [first] = cpus();
+  return {
+    cpu: first?.model,
+    cores: cpus().length,
+    memoryBytes: totalmem(),
+    kernel: release(),
+    node: process.version,
+    loadAverage: loadavg(),
+  };
+}
