@@ -37,6 +37,11 @@ function summarize(report, { root, code, output }) {
         details.push(`${path} > ${test.fullName}\n  ${lastLines(test.failureMessages.join("\n"), 15)}`);
       } else counts.skipped += 1;
     }
+    const titles = new Set(file.assertionResults.filter(isSkipped).map(({ ancestorTitles: [group] }) => group));
+    for (const group of titles) {
+      const tests = file.assertionResults.filter(({ ancestorTitles }) => ancestorTitles[0] === group);
+      if (tests.every(isSkipped)) details.push(`skipped: ${path} > ${group} (${tests.length} tests)`);
+    }
     // A file that cannot be loaded has no tests in the report, yet it is a failure.
     if (file.status === "failed" && !file.assertionResults.some(({ status }) => status === "failed")) {
       counts.failed += 1;
@@ -49,3 +54,5 @@ function summarize(report, { root, code, output }) {
   }
   return { ...counts, details };
 }
+
+const isSkipped = ({ status }) => status !== "passed" && status !== "failed";

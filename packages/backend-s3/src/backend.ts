@@ -14,7 +14,6 @@ import {
   OffloadBackend,
   Outcome,
   packKeys,
-  type ScanEntry,
   type ScanPage,
   setOutcome,
   slotBytes,
@@ -26,8 +25,8 @@ import {
 import { Background, untilAborted } from "./background.js";
 import { type RunningChecksum, runningChecksum } from "./checksum.js";
 import { type ResolvedS3Config, resolveConfig, type S3Config } from "./config.js";
+import { Inventory } from "./inventory.js";
 import { KnownKeys, keyText } from "./known-keys.js";
-import { listObjects } from "./listing.js";
 import { loadBlock } from "./load-block.js";
 import { LookupPlan } from "./lookup.js";
 import { s3Manifest } from "./manifest.js";
@@ -46,6 +45,7 @@ interface Opened {
   readonly names: ObjectNames;
   readonly requests: S3Requests;
   readonly known: KnownKeys;
+  readonly inventory: Inventory;
   readonly remover: BlockRemover;
   readonly checksum: RunningChecksum;
   readonly conditional: boolean;
@@ -59,8 +59,6 @@ export class S3Backend extends OffloadBackend {
   readonly #writer: string = `${hostname().slice(0, 32)}-${process.pid}-${randomBytes(6).toString("hex")}`;
   #requests: S3Requests | undefined;
   #opened: Opened | undefined;
-  #listing: Promise<void> | undefined;
-  #listedAtMs = Number.NEGATIVE_INFINITY;
   /** Blocks of loads and stores under way and waiting. */
   #queued = 0;
 
@@ -88,15 +86,17 @@ export class S3Backend extends OffloadBackend {
     const names = new ObjectNames(prefix, context.namespace, context.keyBytes);
     const options: RequestOptions = { signal: context.signal, priority: "load" };
     const conditional = await describeAndProbe(requests, names, context, options);
+    const known = new KnownKeys(context.keyBytes, missTtlMs, () => context.clock.monotonicMs());
+    const [background, stopping] = [this.#background, this.#stopping.signal];
+    const inventory = new Inventory({ requests, names, known, context, background, stopping });
     this.#opened = {
-      ...{ names, requests, conditional },
-      known: new KnownKeys(context.keyBytes, missTtlMs, () => context.clock.monotonicMs()),
+      ...{ names, requests, conditional, known, inventory },
       remover: new BlockRemover(requests),
       checksum: runningChecksum(),
     };
-    await untilAborted(this.#beginListing(context), context.signal);
+    await untilAborted(inventory.begin(), context.signal);
     const leftovers = { olderThanMs: uploadLeftoverMs, context };
-    const inBackground: RequestOptions = { signal: this.#stopping.signal, priority: "store" };
+    const inBackground: RequestOptions = { signal: stopping, priority: "store" };
     void this.#background.start(() => abortLeftovers(requests, names, leftovers, inBackground));
   }
 
@@ -179,16 +179,15 @@ export class S3Backend extends OffloadBackend {
   }
 
   protected override async *_scan({ pageEntriesMax, signal }: AuthorScanOptions): AsyncGenerator<ScanPage> {
-    for await (const entries of this.#blocks({ signal, priority: "store" })) {
+    for await (const entries of this.#live.inventory.blocks({ signal, priority: "store" })) {
       for (let at = 0; at < entries.length; at += pageEntriesMax) yield entries.slice(at, at + pageEntriesMax);
     }
   }
 
   /** By the index of this process: what other hosts have stored or removed counts from the next listing on. */
   protected override async _usage(): Promise<Usage> {
-    const { known } = this.#live;
-    const age = this.context.clock.monotonicMs() - this.#listedAtMs;
-    if (!known.complete || age > this.#config.usageMaxAgeMs) await (this.#listing ?? this.#list(this.context));
+    const { inventory, known } = this.#live;
+    await inventory.refresh(this.#config.usageMaxAgeMs);
     return {
       bytes: known.size * storedBlockBytes(this.context.blockBytes),
       blocks: known.size,
@@ -352,56 +351,6 @@ export class S3Backend extends OffloadBackend {
 
   #isWhole(head: { readonly bytes: number | undefined } | undefined): boolean {
     return head !== undefined && (head.bytes ?? -1) === storedBlockBytes(this.context.blockBytes);
-  }
-
-  async *#blocks(options: RequestOptions): AsyncGenerator<ScanEntry[]> {
-    const { names, requests } = this.#live;
-    const bytes = storedBlockBytes(this.context.blockBytes);
-    for await (const objects of listObjects(requests, names.root, options)) {
-      const entries: ScanEntry[] = [];
-      for (const object of objects) {
-        const key = object.bytes === bytes ? names.keyOf(object.name) : undefined;
-        const { modifiedAtMs } = object;
-        if (key !== undefined) entries.push({ key, bytes, storedAtMs: modifiedAtMs, usedAtMs: modifiedAtMs });
-      }
-      if (entries.length > 0) yield entries;
-    }
-  }
-
-  /** Begins to fill the index. The first page is waited for: it tells whether listing is allowed, and is mostly all there is. */
-  async #beginListing(context: AuthorContext): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      const listing = this.#list(context, resolve);
-      listing.then(resolve, reject);
-      void this.#background.start(async () => {
-        await listing.catch((err: unknown) => {
-          if (this.#stopping.signal.aborted || this.state !== "open") return; // else open() tells of it
-          const facts = { err, ...this.#requests?.place };
-          context.logger.warn(facts, "the blocks could not be listed; lookups ask the storage for each of them");
-        });
-      });
-    });
-  }
-
-  #list(context: AuthorContext, onPage: () => void = () => {}): Promise<void> {
-    const { known } = this.#live;
-    const list = async (): Promise<void> => {
-      known.beginListing();
-      let whole = false;
-      try {
-        for await (const entries of this.#blocks({ signal: this.#stopping.signal, priority: "store" })) {
-          for (const { key } of entries) known.listed(key);
-          onPage();
-        }
-        whole = true;
-        this.#listedAtMs = context.clock.monotonicMs();
-      } finally {
-        known.endListing(whole);
-        this.#listing = undefined;
-      }
-    };
-    this.#listing = list();
-    return this.#listing;
   }
 
   readonly #inBackground = (task: () => Promise<void>): void => {

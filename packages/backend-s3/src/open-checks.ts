@@ -1,5 +1,4 @@
-import type { AuthorContext } from "@kvferry/core";
-import { KvferryError } from "@kvferry/core";
+import { type AuthorContext, KvferryError } from "@kvferry/core";
 import { runningChecksum } from "./checksum.js";
 import type { ObjectNames } from "./names.js";
 import type { CreateOutcome, RequestOptions, S3Requests } from "./requests.js";
@@ -20,7 +19,7 @@ export async function describeAndProbe(
   const text = Buffer.from(`${JSON.stringify(facts, null, 2)}\n`);
   const checksum = runningChecksum()(text);
   const create = (condition: boolean): Promise<CreateOutcome> =>
-    requests.put(names.description, [text], checksum, condition, options);
+    requests.put(names.description, [text], checksum, condition, options, "open");
   try {
     if ((await create(true)) === "taken" || (await create(true)) === "taken") return true;
   } catch (thrown) {

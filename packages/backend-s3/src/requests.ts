@@ -165,9 +165,10 @@ export class S3Requests {
     checksum: number,
     condition: boolean,
     options: RequestOptions,
+    operation = "store",
   ): Promise<CreateOutcome> {
     const body = new PiecesBody(pieces);
-    return this.#unlessTaken("store", name, options, () =>
+    return this.#unlessTaken(operation, name, options, () =>
       this.#client.send(
         new PutObjectCommand({
           ...{ Bucket: this.#bucket, Key: name, Body: body, ContentLength: body.byteLength },

@@ -86,7 +86,7 @@ export function describeServers(title: string, body: (server: () => TestServer, 
   for (const name of S3_SERVER_NAMES) {
     const missing = s3ServerBinary(name) === undefined;
     const reason = missing ? " (not built: node scripts/setup-system.mjs)" : "";
-    describe.skipIf(missing)(`${title}: ${name}${reason}`, () => {
+    describe.skipIf(missing)(`${title}: ${name}${reason}`, { timeout: 60_000 }, () => {
       let running: TestServer | undefined;
       beforeAll(async () => {
         const server = await startS3Server(name);
@@ -96,7 +96,7 @@ export function describeServers(title: string, body: (server: () => TestServer, 
       afterAll(async () => {
         running?.admin.destroy();
         await running?.server.stop();
-      });
+      }, 60_000);
       body(() => running as TestServer, name);
     });
   }
