@@ -5,7 +5,7 @@ import {
   NO_ROW,
   Outcome,
   type PolicyFactory,
-  PrefixIndex,
+  type PrefixIndex,
   packKeys,
   selectKeys,
 } from "@kvferry/core";
@@ -55,12 +55,10 @@ const TIER = 1;
 
 const CAPACITY_BLOCKS_MAX = 2 ** 30;
 const PAGES_MAX = 2 ** 32 - 1;
+/** The index rounds times down by less. */
+const USE_TICK_MS = 125;
 /** Keys between two chances for others to run. */
 const SLICE_KEYS = 512;
-/** A place and a time in one number. */
-const PLACES_MAX = 2 ** 27;
-const SECONDS_MAX = 2 ** 26 - 1;
-
 /** Blocks that are being evicted. */
 export interface Victims {
   readonly entry: CatalogFolder;
@@ -84,17 +82,22 @@ export class CatalogFolder {
   #seen: Uint8Array = new Uint8Array(0);
   #pages: Uint32Array = new Uint32Array(0);
   #counted: Amount = NOTHING;
+  /** By row: whether the policy knows it. */
+  #ranked: Uint8Array = new Uint8Array(0);
   /** By the recount under way, not in the index yet. */
   #found: Found[] = [];
+  /** Rows that the index knew from before, and the recount under way has found. */
+  #recovered: number[] = [];
   readonly #nowMs: () => number;
   readonly #use: BlockUse = { nowMs: 0, position: 0, requestBlocks: 1, foundBlocks: 0 };
   #rows: Int32Array = new Int32Array(64);
 
-  /** @param nowMs wall clock: no block was used later than now, whatever a file or a log says. */
-  constructor(source: BlockFolder, policy: PolicyFactory, capacity: Amount, nowMs: () => number) {
+  /** @param index may know blocks from before: they count once a recount or a server has found them.
+   * @param nowMs wall clock: no block was used later than now, whatever a file or a log says. */
+  constructor(source: BlockFolder, index: PrefixIndex, policy: PolicyFactory, capacity: Amount, nowMs: () => number) {
     this.source = source;
     this.#nowMs = nowMs;
-    this.#index = new PrefixIndex({ keyBytes: source.keyBytes });
+    this.#index = index;
     const capacityBlocks = Math.min(CAPACITY_BLOCKS_MAX, filesThatFit(capacity, source.fileBytes));
     this.#policy = policy({ table: this.#index, capacityBlocks: Math.max(1, capacityBlocks) });
   }
@@ -120,8 +123,24 @@ export class CatalogFolder {
     else if (kind === RecordKind.OBSERVED) this.#index.observe(keys, this.#find(keys));
   }
 
+  /** Takes from a server's old log how blocks were used and follow one another; whether they are there, only a recount tells. */
+  recall({ kind, keys, atMs: toldMs }: LogRecord): void {
+    if (keys.stride !== this.source.keyBytes) return;
+    const atMs = Math.min(toldMs, this.#nowMs());
+    const rows = this.#find(keys).slice(0, keys.count);
+    if (kind === RecordKind.STORED) this.#index.insert(keys, { tier: TIER, bytes: 1, nowMs: atMs }, rows);
+    else if (kind === RecordKind.OBSERVED || kind === RecordKind.USED) this.#index.observe(keys, rows);
+    if (kind !== RecordKind.USED) return;
+    // what the index knows already does not count twice
+    this.#index.touch(
+      rows.filter((row) => row !== NO_ROW && this.#index.lastUseMs(row) < atMs - USE_TICK_MS),
+      atMs,
+    );
+  }
+
   beginRecount(): void {
     this.#found = [];
+    this.#recovered = [];
   }
 
   /** Takes in one listing of the recount. */
@@ -132,7 +151,10 @@ export class CatalogFolder {
     for (let i = 0; i < keys.count; i++) {
       const row = rows[i] as number;
       if (row === NO_ROW) unknown.push(i);
-      else this.#note(row, pagesOf(blocks.bytes[i] as number), recount);
+      else {
+        this.#note(row, pagesOf(blocks.bytes[i] as number), recount);
+        if (this.#ranked[row] === 0) this.#recovered.push(row);
+      }
     }
     if (unknown.length === 0) return;
     this.#found.push({
@@ -147,6 +169,10 @@ export class CatalogFolder {
     const found = this.#found;
     this.#found = [];
     let count = 0;
+    for (const row of this.#recoveredInOrder()) {
+      this.#rank(row, this.#useOf(this.#index.lastUseMs(row), 0, 1, 0));
+      if (++count % SLICE_KEYS === 0) yield;
+    }
     for (const [part, i] of oldestFirst(found.map(({ modifiedAtMs }) => modifiedAtMs))) {
       const { keys, bytes, modifiedAtMs } = found[part] as Found;
       const key = selectKeys(keys, [i]); // one at a time: that they were listed together says nothing of chains
@@ -218,7 +244,8 @@ export class CatalogFolder {
     this.#index.insert(keys, { tier: TIER, bytes: pages, nowMs: atMs }, rows);
     for (let i = keys.count - 1; i >= 0; i--) {
       const row = rows[i] as number;
-      if (this.#note(row, pages, recount)) this.#policy.inserted(row, this.#useOf(atMs, i, keys.count, 0));
+      this.#note(row, pages, recount);
+      this.#rank(row, this.#useOf(atMs, i, keys.count, 0));
     }
   }
 
@@ -229,7 +256,8 @@ export class CatalogFolder {
     this.#index.touch(rows, atMs);
     for (let i = keys.count - 1; i >= 0; i--) {
       const row = rows[i] as number;
-      if (row !== NO_ROW) this.#policy.used(row, this.#useOf(atMs, i, keys.count, keys.count));
+      if (row !== NO_ROW && this.#ranked[row] === 1)
+        this.#policy.used(row, this.#useOf(atMs, i, keys.count, keys.count));
     }
   }
 
@@ -243,31 +271,48 @@ export class CatalogFolder {
     return this.#rows;
   }
 
-  /** The block is there and takes so much. Whether it was not counted before. */
-  #note(row: number, pages: number, recount: number): boolean {
+  /** Tells the policy of a block that it does not know. */
+  #rank(row: number, use: BlockUse): void {
+    if (this.#ranked[row] === 1 || this.#pages[row] === 0) return;
+    this.#ranked[row] = 1;
+    this.#policy.inserted(row, use);
+  }
+
+  /** Longest unused first; of those used together the later rows, which mostly come after the others in their chain. */
+  #recoveredInOrder(): number[] {
+    const rows = Int32Array.from(this.#recovered).sort().reverse();
+    this.#recovered = [];
+    const times = Float64Array.from(rows, (row) => this.#index.lastUseMs(row));
+    return [...oldestFirst([times])].map(([, i]) => rows[i] as number);
+  }
+
+  /** The block is there and takes so much. */
+  #note(row: number, pages: number, recount: number): void {
     if (row >= this.#seen.length) {
       const length = Math.max(1024, 2 ** Math.ceil(Math.log2(this.#index.rowLimit + 1)));
       this.#seen = grown(this.#seen, new Uint8Array(length));
       this.#pages = grown(this.#pages, new Uint32Array(length));
+      this.#ranked = grown(this.#ranked, new Uint8Array(length));
     }
     this.#seen[row] = recount & 0xff;
     const before = this.#pages[row] as number;
     this.#pages[row] = pages;
     this.#counted = plus(this.#counted, { bytes: (pages - before) * PAGE_BYTES, files: before === 0 ? 1 : 0 });
-    return before === 0;
   }
 
   #drop(row: number): Amount {
-    const amount = { bytes: (this.#pages[row] as number) * PAGE_BYTES, files: 1 };
+    const pages = this.#pages[row] ?? 0; // 0: known from before, and not found
+    const amount = pages === 0 ? NOTHING : { bytes: pages * PAGE_BYTES, files: 1 };
     this.#counted = minus(this.#counted, amount);
     this.#remove(row);
     return amount;
   }
 
   #remove(row: number): void {
-    this.#policy.removed(row);
+    if (this.#ranked[row] === 1) this.#policy.removed(row);
     this.#index.delete(row);
     this.#pages[row] = 0;
+    this.#ranked[row] = 0;
   }
 }
 
@@ -280,28 +325,32 @@ function grown<T extends Uint8Array | Uint32Array>(from: T, to: T): T {
   return to;
 }
 
-/** [list, index] of all times, by time to the second. One number a place, for the fast sort of numbers. */
+/** [list, index] of all times, in order of time. A time and a place are one number, for the fast sort of numbers: of very many, very far apart, those
+ * that are some milliseconds apart may change places. */
 function* oldestFirst(lists: readonly Float64Array[]): Generator<[list: number, index: number]> {
   const starts: number[] = [];
   let count = 0;
-  let first = Number.POSITIVE_INFINITY;
+  let [first, last] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
   for (const times of lists) {
     starts.push(count);
     count += times.length;
-    for (const time of times) first = Math.min(first, time);
-  }
-  const order = new Float64Array(count);
-  for (const [list, times] of lists.entries()) {
-    for (const [i, time] of times.entries()) {
-      const seconds = Math.min(SECONDS_MAX, Math.floor((time - first) / 1000));
-      order[(starts[list] as number) + i] = seconds * PLACES_MAX + (starts[list] as number) + i;
+    for (const time of times) {
+      first = Math.min(first, time);
+      last = Math.max(last, time);
     }
+  }
+  const places = 2 ** Math.ceil(Math.log2(count + 1));
+  const unitMs = Math.max(1, (last - first) / (2 ** 52 / places));
+  const order = new Float64Array(count);
+  let place = 0;
+  for (const times of lists) {
+    for (const time of times) order[place] = Math.floor((time - first) / unitMs) * places + place++;
   }
   order.sort();
   for (const packed of order) {
-    const place = packed % PLACES_MAX;
-    const list = lastAtMost(starts, place);
-    yield [list, place - (starts[list] as number)];
+    const at = packed % places;
+    const list = lastAtMost(starts, at);
+    yield [list, at - (starts[list] as number)];
   }
 }
 

@@ -1,4 +1,4 @@
-import { type KeyBatch, type Logger, Outcome, type PolicyFactory, selectKeys } from "@kvferry/core";
+import { type KeyBatch, type Logger, Outcome, type PolicyFactory, type PrefixIndex, selectKeys } from "@kvferry/core";
 import { type Amount, atLeastNothing, filesOf, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
 import { type BlockFolder, type BlockLeaf, type BlockRoot, CatalogFolder, type FolderBlocks } from "./catalog.js";
 import { encodeDocument } from "./documents.js";
@@ -35,9 +35,16 @@ export interface EvictionHooks {
   evicted(folder: string, keys: KeyBatch): void;
 }
 
+/** Where the leader's indexes are kept, so that the next one knows how blocks were used. */
+export interface LeaderIndexes {
+  /** The index of a folder of blocks, as the last leader has left it, or an empty one. */
+  open(folder: string, keyBytes: number): Promise<PrefixIndex>;
+}
+
 export interface LeaderOptions {
   readonly files: CapacityFiles;
   readonly root: BlockRoot;
+  readonly indexes: LeaderIndexes;
   readonly policy: PolicyFactory;
   readonly capacity: Amount;
   /** Bytes a tenant. */
@@ -90,6 +97,7 @@ export class Leader {
       ...options,
       ledger: this.#ledger,
       take: (record) => this.#take(record),
+      recall: (record) => this.#recall(record),
       onLate: () => this.#beginAnew(),
     });
   }
@@ -169,11 +177,18 @@ export class Leader {
     return { tenant, stored: kind === RecordKind.STORED ? filesOf(keys.count, fileBytes) : NOTHING };
   }
 
+  async #recall(record: LogRecord): Promise<void> {
+    if (this.#recounts > 0) return; // blocks that are counted must not come into the index unseen
+    const entry = this.#catalog.get(record.folder) ?? (await this.#discover(record.folder));
+    entry?.recall(record);
+  }
+
   async #discover(name: string): Promise<CatalogFolder | undefined> {
     for (const source of await this.#options.root.folders()) {
       if (this.#catalog.has(source.name)) continue;
       const { policy, capacity, nowMs } = this.#options;
-      this.#catalog.set(source.name, new CatalogFolder(source, policy, capacity, nowMs));
+      const index = await this.#options.indexes.open(source.name, source.keyBytes);
+      this.#catalog.set(source.name, new CatalogFolder(source, index, policy, capacity, nowMs));
     }
     return this.#catalog.get(name);
   }

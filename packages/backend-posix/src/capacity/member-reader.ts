@@ -1,6 +1,6 @@
 import type { Logger } from "@kvferry/core";
 import { type Amount, isNothing, NOTHING, plus } from "./amount.js";
-import { DOCUMENT_BYTES_MAX, decodeState, type MemberState } from "./documents.js";
+import { DOCUMENT_BYTES_MAX, decodeState, type LogPosition, type MemberState } from "./documents.js";
 import type { CapacityFiles } from "./files.js";
 import { type Ledger, MemberRecord, storedBy } from "./ledger.js";
 import { type LogRecord, readLog } from "./log.js";
@@ -19,6 +19,8 @@ export interface MemberReaderOptions {
   hasEnded(writer: string): boolean | undefined;
   /** Takes in a record; what it says was stored, and for whom. */
   take(record: LogRecord): Promise<{ readonly tenant: string; readonly stored: Amount }>;
+  /** Takes in what a record of the past tells of uses. */
+  recall(record: LogRecord): Promise<void>;
   /** The first state that can be read of a server says that it has stored something. */
   onLate(): void;
 }
@@ -81,6 +83,7 @@ export class MemberReader {
     const { ledger, logger } = this.#options;
     if (member.state === undefined) {
       member.adopt(state, state.log, new Map());
+      await this.#recall(member, state);
       if (!isNothing(storedBy(state))) this.#options.onLate(); // a recount from now on finds it
       return;
     }
@@ -116,6 +119,19 @@ export class MemberReader {
       if (part.damaged) return { reported, damaged: true };
       if (!part.more) return { reported, damaged: false };
       from = part.position;
+    }
+  }
+
+  /** Reads again what an earlier leader may have read, as far as it is there. */
+  async #recall(member: MemberRecord, { log }: MemberState): Promise<void> {
+    const nameOf = (file: number): string => logName(member.writer, file);
+    let from: LogPosition = { file: Math.max(0, log.file - 1), offset: 0 };
+    for (;;) {
+      const part = await readLog(this.#options.files, nameOf, from, log);
+      for (const record of part.records) await this.#options.recall(record);
+      if (part.damaged && from.file < log.file) from = { file: log.file, offset: 0 };
+      else if (part.damaged || !part.more) return;
+      else from = part.position;
     }
   }
 

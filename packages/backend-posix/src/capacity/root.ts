@@ -6,6 +6,7 @@ import { newWriterName, writerHasEnded } from "../writers.js";
 import { NativeBlockRoot, removeDeadScratch, scratchFolder } from "./block-root.js";
 import { type CapacityFiles, openCapacityFiles } from "./files.js";
 import { FollowedEvictions } from "./followed.js";
+import { SavedIndexes } from "./indexes.js";
 import { Leader, type RootCount } from "./leader.js";
 import { Lease } from "./lease.js";
 import type { RecordKind } from "./log.js";
@@ -74,6 +75,8 @@ export interface RootStatus {
 export class SharedRoot {
   readonly #options: RootCapacity;
   readonly #users: Set<FolderUser> = new Set();
+  /** `capacity/` below the root. */
+  readonly #folder: string;
   readonly #files: CapacityFiles;
   readonly #lease: Lease;
   readonly #member: Member;
@@ -85,12 +88,14 @@ export class SharedRoot {
   readonly #renewLoop: Loop;
   readonly #warnedAtMs: Map<string, number> = new Map();
   #leader: Leader | undefined;
+  #indexes: SavedIndexes | undefined;
   #evictedBefore = 0;
   #activeAtMs = Number.NEGATIVE_INFINITY;
   #missedAtMs = Number.NEGATIVE_INFINITY;
 
   private constructor(options: RootCapacity, folder: string, files: CapacityFiles, own: string) {
     this.#options = options;
+    this.#folder = folder;
     this.#files = files;
     const { logger, clock, capacityBytes, quotas } = options;
     const nowMs = (): number => clock.nowMs();
@@ -177,6 +182,7 @@ export class SharedRoot {
     await this.#renewLoop.stop();
     await this.#memberLoop.stop();
     await this.#leaderLoop.stop();
+    await this.#closeIndexes();
     try {
       await this.#member.close();
       await this.#lease.resign();
@@ -207,6 +213,7 @@ export class SharedRoot {
     if (epoch === 0 || this.#lease.note(names) !== epoch || !(await leader.turn(names))) {
       this.#evictedBefore += leader.evictedBlocks;
       this.#leader = undefined;
+      await this.#closeIndexes();
       this.#options.logger.info({ root: this.#options.root }, "another server evicts in this root from now on");
       return Number.POSITIVE_INFINITY;
     }
@@ -227,8 +234,10 @@ export class SharedRoot {
     const { capacityBytes, filesMax, clock, root, logger } = this.#options;
     const epoch = this.#lease.held;
     logger.info({ root, epoch }, "this server evicts in this root from now on");
+    this.#indexes = new SavedIndexes({ folder: this.#folder, epoch, clock, warn: (thrown) => this.#warn(thrown) });
     this.#leader = new Leader({
       ...this.#options,
+      indexes: this.#indexes,
       files: this.#files,
       root: this.#blocks,
       capacity: { bytes: capacityBytes, files: filesMax ?? Number.POSITIVE_INFINITY },
@@ -249,6 +258,12 @@ export class SharedRoot {
     });
     this.#leaderLoop.kick();
     this.#renewLoop.kick();
+  }
+
+  async #closeIndexes(): Promise<void> {
+    const indexes = this.#indexes;
+    this.#indexes = undefined;
+    await indexes?.close().catch((thrown: unknown) => this.#warn(thrown));
   }
 
   #usersOf(folder: string): FolderUser[] {

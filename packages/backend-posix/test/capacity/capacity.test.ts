@@ -101,6 +101,22 @@ describe("a capacity", { timeout: 60_000 }, () => {
     expect(gone.reduce((sum, count) => sum + count, 0)).toBe(left.filter((state) => state === LookupState.MISS).length);
   });
 
+  it("still knows after a restart which blocks were used, and how they follow one another", async () => {
+    const root = await newRoot();
+    const config = { capacityBytes: 24 * FILE_BYTES, policy: "lru" } as const;
+    const before = await opened(root, config);
+    await store(before, 0, 8);
+    await store(before, 100, 8);
+    await new Promise((resolve) => setTimeout(resolve, 300)); // the index counts in eighths of a second
+    await before.load(batchOf(keysFrom(0, 8)));
+    await before.close();
+    const backend = await opened(root, config);
+    for (let round = 0; round < 3; round++) await store(backend, 200 + 10 * round, 4);
+    expect(await lookup(backend, 0, 8)).toEqual(Array(8).fill(LookupState.HIT));
+    const left = await lookup(backend, 100, 8);
+    expect(left.slice(left.indexOf(LookupState.MISS))).not.toContain(LookupState.HIT);
+  });
+
   it("is held by all namespaces of a root together, and counts what an earlier server left there", async () => {
     const root = await newRoot();
     const before = await opened(root);

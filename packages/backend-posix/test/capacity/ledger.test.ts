@@ -17,9 +17,9 @@ describe("the capacity of servers that pause, crash and find damaged files", () 
         if (world.processes.some(({ crashed, local }) => crashed && !local)) {
           world.storing = false;
           // what it held may be unknown, until it has been silent for long
-          for (let passedMs = 0; passedMs < 6 * 60 * 1000; passedMs += 3000) {
-            await calm(world, 100, () => false);
-            world.nowMs += 3000;
+          for (let passedMs = 0; passedMs < 7 * 60 * 1000; passedMs += 1500) {
+            await calm(world, 60, () => false);
+            world.nowMs += 1500;
           }
           world.storing = true;
         }

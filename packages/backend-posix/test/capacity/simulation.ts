@@ -1,4 +1,4 @@
-import { type KeyBatch, keyAt, keyHex, Outcome, POLICIES, packKeys, silentLogger } from "@kvferry/core";
+import { type KeyBatch, keyAt, keyHex, Outcome, POLICIES, PrefixIndex, packKeys, silentLogger } from "@kvferry/core";
 import { type Amount, plus } from "../../src/capacity/amount.js";
 import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/capacity/catalog.js";
 import type { CapacityFiles } from "../../src/capacity/files.js";
@@ -155,6 +155,7 @@ export class Process {
     this.leader = new Leader({
       files: this.#files,
       root: blocksOf(this.#world, this),
+      indexes: { open: async (_, keyBytes) => new PrefixIndex({ keyBytes }) },
       policy: POLICIES.lru,
       capacity: this.#capacity,
       quotas: this.#quotas,
