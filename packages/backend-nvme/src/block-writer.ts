@@ -96,7 +96,7 @@ export class BlockWriter {
     const pages = encodeTombstones(shelf.namespace, keys);
     const count = pages.length / META_PAGE_BYTES;
     for (let at = 0; at < count; ) {
-      const room = await log.reserve(TOMBSTONES, count - at, signal, sequence);
+      const room = await log.reserve(TOMBSTONES, count - at, signal, { sequence });
       if (room === undefined) {
         throw new KvferryError(
           signal?.aborted ? abortCode(signal) : "CLOSED",

@@ -138,8 +138,8 @@ export class NvmeDrive {
     const parts = { drive, table, log, wear, sequences, clock };
     this.#writer = new BlockWriter(parts);
     const shelfOf = (id: number) => this.#shelves[id];
-    const largestRecordBytes = () => this.#largestRecordBytes();
-    this.#evictor = new Evictor({ ...parts, reading: this.#reading, logger, shelfOf, largestRecordBytes });
+    const largestBlockBytes = () => this.#largestBlockBytes();
+    this.#evictor = new Evictor({ ...parts, reading: this.#reading, logger, shelfOf, largestBlockBytes });
   }
 
   get probe(): NvmeDriveProbe {
@@ -295,7 +295,7 @@ export class NvmeDrive {
     this.#noting.add(noting);
   }
 
-  #largestRecordBytes(): number {
+  #largestBlockBytes(): number {
     let bytes = 0;
     for (const { namespace, users } of this.#shelves) {
       if (users.size > 0) bytes = Math.max(bytes, emptySegmentBytes(namespace));

@@ -39,8 +39,9 @@ export interface EvictorParts {
   readonly logger: Logger;
   readonly clock: Clock;
   shelfOf(id: number): Shelf | undefined;
-  /** Bytes that the largest record of one block takes, of all namespaces in use: a store must find that much in an empty segment. */
-  largestRecordBytes(): number;
+  /** What a block takes with all that goes with it, the largest of all namespaces in use: a store must find that much in a segment that has just
+   * been opened, or it would wait for ever. */
+  largestBlockBytes(): number;
 }
 
 export interface EvictorCounters {
@@ -123,17 +124,14 @@ export class Evictor {
 
   /** Chooses what to copy and takes room for it, all in one turn. */
   #plan(segment: number): Copy[] {
-    const { log, drive, wear, clock, largestRecordBytes } = this.#parts;
-    const bytesMax = Math.min(
-      drive.segmentBytes * REINSERTED_SHARE_MAX,
-      drive.segmentBytes - largestRecordBytes(),
-      wear.leftBytes(clock.nowMs()),
-    );
+    const { log, drive, wear, clock, largestBlockBytes } = this.#parts;
+    const bytesMax = Math.min(drive.segmentBytes * REINSERTED_SHARE_MAX, wear.leftBytes(clock.nowMs()));
+    const leaveBytes = largestBlockBytes();
     const copies: Copy[] = [];
     for (const { shelf, rows } of this.#chosen(segment, bytesMax)) {
       const perRecord = Math.max(1, Math.floor(STAGING_BYTES_MAX / shelf.paddedBytes));
       for (let at = 0; at < rows.length; ) {
-        const room = log.tryReserve(shelf.namespace, Math.min(perRecord, rows.length - at));
+        const room = log.tryReserve(shelf.namespace, Math.min(perRecord, rows.length - at), { leaveBytes });
         if (room === undefined) break; // of no use to wait for: it would be room that this very segment makes
         const part = rows.slice(at, at + room.blocks);
         copies.push({ shelf, room, rows: part, offsets4k: Uint32Array.from(part, (row) => shelf.offset4k(row)) });

@@ -28,6 +28,13 @@ export interface Room {
   heldBytes: number;
 }
 
+export interface Wish {
+  /** The record's time, where it was settled before; default: now. */
+  readonly sequence?: number;
+  /** Room that must be left in the segment. */
+  readonly leaveBytes?: number;
+}
+
 export interface SegmentLogHooks {
   /** A segment has just begun its life and is empty; called before anyone else gets room in it. */
   opened(): void;
@@ -79,12 +86,11 @@ export class SegmentLog {
     for (const segment of newest) this.#retire(segment);
   }
 
-  /** Room in the open segment for as many of the blocks as fit; undefined where not even one does. The record's time is now, or that of a sequence
-   * that was given before. */
-  tryReserve(namespace: SegmentNamespace, blocks: number, sequence?: number): Room | undefined {
+  /** Room in the open segment for as many of the blocks as fit; undefined where not even one does. */
+  tryReserve(namespace: SegmentNamespace, blocks: number, { sequence, leaveBytes = 0 }: Wish = {}): Room | undefined {
     const segment = this.#open;
     if (segment === undefined) return undefined;
-    const count = this.#fitting(segment, namespace, blocks);
+    const count = this.#fitting(segment, namespace, blocks, leaveBytes);
     if (count === 0) return undefined;
     const { heldBytes, records, blocks: written, keyBytes, epoch } = this.#table;
     const bytes = recordBytes(count, namespace.blockBytes, namespace.keyBytes);
@@ -103,11 +109,11 @@ export class SegmentLog {
     namespace: SegmentNamespace,
     blocks: number,
     signal: AbortSignal | undefined,
-    sequence?: number,
+    wish?: Wish,
   ): Promise<Room | undefined> {
     for (;;) {
       if (signal?.aborted || this.#closing) return undefined;
-      const room = this.tryReserve(namespace, blocks, sequence);
+      const room = this.tryReserve(namespace, blocks, wish);
       if (room !== undefined) return room;
       this.#opening ??= this.#openNext().finally(() => {
         this.#opening = undefined;
@@ -154,9 +160,9 @@ export class SegmentLog {
   }
 
   /** How many of so many blocks fit into a segment, with the summary behind them. */
-  #fitting(segment: number, { blockBytes, keyBytes }: SegmentNamespace, wanted: number): number {
+  #fitting(segment: number, { blockBytes, keyBytes }: SegmentNamespace, wanted: number, leaveBytes: number): number {
     const table = this.#table;
-    const used = (table.usedBytes[segment] as number) + (table.heldBytes[segment] as number);
+    const used = (table.usedBytes[segment] as number) + (table.heldBytes[segment] as number) + leaveBytes;
     const fits = (count: number): boolean => {
       const summary = summaryBytes(
         (table.records[segment] as number) + 1,

@@ -110,6 +110,16 @@ describe("a full drive", () => {
     for (const i of kept) expect(i % 10).toBe(0);
   });
 
+  it("keeps what comes before a block that is worth keeping", async () => {
+    const test = await opened();
+    const backend = await test.backend(BLOCK_BYTES, {
+      worth: (keys) => Uint8Array.from({ length: keys.count }, (_, i) => (numberOf(keyAt(keys, i)) === 5 ? 1 : 0)),
+    });
+    await fill(backend, 0, 6, 6);
+    for (let round = 1; round <= 10; round++) await fill(backend, round * 1000, 64);
+    expect(await hits(backend, keysFrom(0, 6))).toBe(6);
+  });
+
   it("keeps at most half of a segment, however much is used", async () => {
     const test = await opened();
     const backend = await test.backend(BLOCK_BYTES);
@@ -122,17 +132,20 @@ describe("a full drive", () => {
     expect(writeAmplification).toBeLessThan(2.3);
   });
 
-  it("takes the largest block that a segment can hold, again and again", async () => {
+  it("takes the largest block that a segment can hold, however much of the others is worth keeping", async () => {
     const test = await opened();
-    const blockBytes = MIB / 2 - 5 * 4096 - 3 * 4096;
-    const backend = await test.backend(blockBytes);
-    const small = await test.backend(4096, { namespace: namespaceOf({ tenant: "small" }) });
+    const largestBytes = MIB / 2 - 8 * 4096;
+    const backend = await test.backend(largestBytes);
+    const small = await test.backend(4096, {
+      namespace: namespaceOf({ tenant: "small" }),
+      worth: (keys) => new Uint8Array(keys.count).fill(1),
+    });
+    await fill(small, 0, 1280, 80);
     for (let at = 0; at < 24; at++) {
-      await fill(backend, at, 1, 1);
-      await fill(small, at * 8, 8);
-      await load(small, keysFrom(0, at * 8 + 8));
+      const { outcomes } = await backend.store(batchOf(keysFrom(at, 1), largestBytes), { deadlineMs: 5000 });
+      expect([...outcomes]).toEqual([Outcome.STORED]);
     }
-    expect(count(await load(backend, keysFrom(0, 24)), Outcome.LOADED)).toBeGreaterThan(1);
+    expect(count(await load(backend, keysFrom(23, 1)), Outcome.LOADED)).toBe(1);
   });
 });
 
