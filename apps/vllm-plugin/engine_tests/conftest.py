@@ -18,28 +18,25 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 CLI = ROOT / "apps/connector-server/dist/cli.js"
 OVERLAYS = Path(os.environ.get("KVFERRY_VLLM_OVERLAYS") or ROOT / ".cache")
-ANSWER_S_MAX = 180
+ANSWER_S_MAX = 400
 CHUNK_TOKENS = 64
 
 
 class Server:
-    """`kvferry serve`."""
+    """`kvferry serve`, with the tiers of one host."""
 
-    def __init__(self, folder, data, tier=None):
+    def __init__(self, folder, tiers, env):
         self.socket = str(folder / "s")
         self._log = folder / "server.log"
-        self._args = ["--http", "off"]
-        if tier is None:
-            self._args += ["--data", str(data), "--socket", self.socket]
-        else:
-            config = folder / "kvferry.yaml"
-            config.write_text(json.dumps({"socket": self.socket, "http": "off", "tiers": [tier]}))  # JSON is YAML
-            self._args += ["--config", str(config)]
+        self._env = {**os.environ, **env}
+        config = folder / "kvferry.yaml"
+        config.write_text(json.dumps({"socket": self.socket, "http": "off", "tiers": tiers}))  # JSON is YAML
+        self._args = ["--config", str(config)]
         self.process = None
 
     def start(self):
         log = open(self._log, "ab")
-        self.process = subprocess.Popen(["node", str(CLI), "serve", *self._args], stdout=log, stderr=log)
+        self.process = subprocess.Popen(["node", str(CLI), "serve", *self._args], stdout=log, stderr=log, env=self._env)
         deadline = time.monotonic() + 30
         while not self._accepts():
             assert self.process.poll() is None and time.monotonic() < deadline, self._log.read_text()[-3000:]
@@ -106,14 +103,70 @@ class EngineProcess:
         return json.loads(line)
 
 
+class PosixStorage:
+    """One folder that all hosts share."""
+
+    env = {}
+
+    def __init__(self, data):
+        self.data = data
+
+    def tiers(self, host):
+        return [{"backend": "posix", "root": str(self.data)}]
+
+
+class TieredStorage(PosixStorage):
+    """Memory and a drive for each host, over a folder that all share."""
+
+    def tiers(self, host):
+        memory = {"backend": "memory", "capacity": "256MiB"}
+        drive = {"backend": "nvme", "path": str(self.data / f"nvme-{host}"), "capacity": "1GiB"}
+        return [memory, drive, {"backend": "posix", "root": str(self.data / "posix")}]
+
+
+class S3Storage:
+    """A bucket, with a prefix of the test's own."""
+
+    def __init__(self, data, s3):
+        self._s3, self._prefix = s3, data.name
+        self.env = {"AWS_ACCESS_KEY_ID": s3["accessKeyId"], "AWS_SECRET_ACCESS_KEY": s3["secretAccessKey"]}
+
+    def tiers(self, host):
+        return [{"backend": "s3", "prefix": self._prefix, **{name: self._s3[name] for name in ("bucket", "endpoint", "region")}}]
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A real S3 server."""
+    script = ROOT / "scripts/lib/serve-s3.mjs"
+    process = subprocess.Popen(["node", str(script), "kvferry-engine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    if not line:
+        pytest.skip("there is no S3 server: node scripts/setup-system.mjs builds one")
+    yield json.loads(line)
+    process.stdin.close()
+    process.wait()
+
+
+STORAGES = {"posix": PosixStorage, "memory-nvme-posix": TieredStorage, "s3": S3Storage}
+
+
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    """`start(data folder, tier=None) -> Server`; killed at the end."""
+def storage(request, tmp_path_factory):
+    """What the module's tests keep their blocks in: the fixture's parameter, by name; else a folder."""
+    name = getattr(request, "param", "posix")
+    data = tmp_path_factory.mktemp("data")
+    return STORAGES[name](data, request.getfixturevalue("s3")) if name == "s3" else STORAGES[name](data)
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """`start(storage) -> Server`, each a host of its own; killed at the end."""
     made = []
 
-    def start(data, tier=None):
+    def start(storage):
         folder = Path(tempfile.mkdtemp(prefix="kvferry-"))  # short: a socket's path has a limit
-        made.append((Server(folder, data, tier), folder))
+        made.append((Server(folder, storage.tiers(len(made)), storage.env), folder))
         return made[-1][0].start()
 
     yield start

@@ -1,21 +1,23 @@
-"""The same tokens and every full chunk from the cache: after a restart, beside each other, through two servers, on each vLLM."""
+"""The same tokens and every full chunk from the cache: after a restart, beside each other, through two servers, on each storage."""
 
 import pytest
-from conftest import cached, full_chunks, kvferry, tokens
+from conftest import STORAGES, cached, full_chunks, kvferry, tokens
 
 PROMPTS = [[0, 1610], [1, 1000], [2, 700]]
 
 
+pytestmark = pytest.mark.parametrize("storage", list(STORAGES), indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def world(servers, engines, tmp_path_factory):
-    """Two engines on one server. The first has filled the folder; the other has been asked nothing."""
-    data = tmp_path_factory.mktemp("data")
-    server = servers(data)
+def world(storage, servers, engines):
+    """Two engines on one server. The first has filled the storage; the other has been asked nothing."""
+    server = servers(storage)
     first, beside = engines(kvferry(server)), engines(kvferry(server))
     assert first.ready().startswith("0.32") and beside.ready()
     results = first.run(*PROMPTS)
     assert first("settle")["settled"]
-    return {"data": data, "server": server, "first": first, "beside": beside, "results": results}
+    return {"storage": storage, "server": server, "first": first, "beside": beside, "results": results}
 
 
 def test_the_first_engine_finds_nothing(world):
@@ -43,9 +45,9 @@ def test_an_engine_beside_it_finds_everything(world):
     assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)
 
 
-def test_after_a_restart_through_another_server_on_the_same_folder(world, servers, engines):
+def test_after_a_restart_through_another_server_on_the_same_storage(world, servers, engines):
     world["first"].kill()
-    restarted = engines(kvferry(servers(world["data"])))
+    restarted = engines(kvferry(servers(world["storage"])))
     restarted.ready()
     again = restarted.run(*PROMPTS)
     assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)
@@ -60,29 +62,3 @@ def test_after_a_restart_through_another_server_on_the_same_folder(world, server
     found = beside.run(*more, *PROMPTS)
     assert tokens(found) == tokens(fresh) + tokens(world["results"])
     assert cached(found) == full_chunks(more + PROMPTS)
-
-
-@pytest.mark.parametrize("version", ["0.30.0", "0.31.0"])
-def test_after_a_restart_on(version, servers, engines, tmp_path):
-    server = servers(tmp_path / "data")
-    first, second = engines(kvferry(server), version=version), engines(kvferry(server), version=version)
-    assert first.ready().startswith(version) and second.ready()
-    hand_over(first, second, PROMPTS)
-
-
-def test_a_model_with_sliding_windows_and_several_groups(servers, engines, tmp_path):
-    server = servers(tmp_path / "data")
-    first, second = engines(kvferry(server), kind="gemma"), engines(kvferry(server), kind="gemma")
-    assert first.ready() and second.ready()
-    assert len(first("groups")["groups"]) > 1
-    hand_over(first, second, [[0, 1000], [1, 800]])
-
-
-def hand_over(first, second, prompts):
-    """The first fills the cache and dies; the second, which has seen nothing, finds it. Both have started together to save time."""
-    results = first.run(*prompts)
-    assert first("settle")["settled"] and cached(results) == [0] * len(prompts)
-    first.kill()
-    again = second.run(*prompts)
-    assert tokens(again) == tokens(results) and cached(again) == full_chunks(prompts)
-    second.kill()

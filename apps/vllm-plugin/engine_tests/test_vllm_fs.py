@@ -1,13 +1,18 @@
 """Moving over from vLLM's own `fs` tier with a warm cache, and back. The tier is named as the plugin registers it."""
 
-from conftest import cached, full_chunks, tokens
+from conftest import PosixStorage, cached, full_chunks, tokens
 
 OLD, NEW = [[40, 1300], [41, 700]], [[42, 900]]
 
 
+class VllmFolder(PosixStorage):
+    def tiers(self, host):
+        return [{"backend": "posix", "root": str(self.data), "layout": "vllm-fs", "adopt": True}]
+
+
 def test_each_reads_what_the_other_wrote(servers, engines, tmp_path):
     folder = tmp_path / "kv"
-    server = servers(folder, {"backend": "posix", "root": str(folder), "layout": "vllm-fs", "adopt": True})
+    server = servers(VllmFolder(folder))
     theirs, ours = engines({"type": "fs", "root_dir": str(folder)}), engines({"type": "kvferry", "socket": server.socket})
     assert theirs.ready() and ours.ready()
     old = theirs.run(*OLD)
