@@ -16,7 +16,7 @@ import { namespaceOf } from "./blocks.js";
 import { KEY_BYTES } from "./crash-blocks.mjs";
 
 export const MIB: number = 1024 * 1024;
-export const HEADER_BYTES: number = MIB;
+export const HEADER_BYTES: number = 1_048_576;
 
 /** A folder of its own with a small drive in it. */
 export class TestDrive {
