@@ -4,7 +4,8 @@ export const AGE_BUCKETS = 28;
 const FIRST_SHARE = 1 / 64;
 const CAPACITY_MIN = 256;
 /** Parts of the first bucket: the grain in which `bucket` measures. */
-const GRAINS = 16;
+const GRAIN_DOUBLINGS = 4;
+const GRAINS: number = 1 << GRAIN_DOUBLINGS;
 const GRAINS_MAX = 2 ** 30;
 
 /** Ages in buckets that grow with the age. An age is counted in uses of blocks by the whole tier since the block's own last use: a clock that stands
@@ -24,8 +25,8 @@ export class AgeScale {
     const grains = Math.min(GRAINS_MAX, age * this.#grainsAnAge) | 0;
     if (grains < GRAINS) return 0;
     const doublings = 31 - Math.clz32(grains);
-    const half = grains >= 2 ** doublings * Math.SQRT2 ? 1 : 0;
-    return Math.min(AGE_BUCKETS - 1, 2 * (doublings - Math.log2(GRAINS)) + half + 1);
+    const half = grains >= (1 << doublings) * Math.SQRT2 ? 1 : 0;
+    return Math.min(AGE_BUCKETS - 1, 2 * (doublings - GRAIN_DOUBLINGS) + half + 1);
   }
 
   /** Age at which a bucket begins. */

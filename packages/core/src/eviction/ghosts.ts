@@ -42,7 +42,8 @@ export class Ghosts {
     this.#forgetNext();
     const mixed = this.#mix(hash);
     const time = this.#time();
-    this.#places[this.#place(mixed)] = (tagOf(mixed) << TAG_SHIFT) | (time << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
+    this.#places[this.#place(mixed)] =
+      (tagOf(mixed) << TAG_SHIFT) | (time << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
   }
 
   /** Forgets a hash; its uses, or -1 if it was not remembered. */

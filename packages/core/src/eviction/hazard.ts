@@ -4,26 +4,22 @@ import { CLASS_LEVELS, CLASS_USES_MAX, CLASSES, classOf } from "./block-class.js
 import { Ghosts } from "./ghosts.js";
 import type { BlockUse, EvictionPolicy, PolicyOptions } from "./policy.js";
 import { RankedQueues } from "./ranked-queues.js";
-import { ReuseModel } from "./reuse-model.js";
+import { ReuseLearner } from "./reuse-learner.js";
 import { RowLists } from "./row-lists.js";
 import { grownInt32, grownUint8, rowsFor } from "./rows.js";
-import { UseHistory } from "./use-history.js";
 
 /** Blocks that have gone and whose uses are remembered, for each of the capacity. */
 const GHOSTS_SHARE = 4;
-/** Uses of the sample that are remembered, and over how many capacities they reach. */
-const HISTORY_USES_MAX = 65_536;
-const HISTORY_CAPACITIES = 8;
-/** The model is estimated anew after so many uses of the sample: at first often, then after a part of the history. */
-const LEARN_USES_MIN = 128;
-const LEARN_SHARE = 16;
 /** Ages are looked at again this often, in parts of a bucket. */
 const SWEEPS_A_BUCKET = 4;
 
 /** In place of a bucket: not in the table; has children and waits. */
 const ABSENT = 255;
 const WAITING = 254;
-const WAITING_LIST = 0;
+
+const QUEUES: number = CLASSES * AGE_BUCKETS;
+/** The list behind the queues. */
+const WAITING_LIST = QUEUES;
 
 /**
  * Lets go of the block with the least reuse in prospect for the room that it takes. Blocks are told apart by class (uses so far, place in the request) and age since
@@ -36,15 +32,12 @@ export class HazardPolicy implements EvictionPolicy {
   readonly name: string = "hazard";
   readonly #table: BlockTable;
   readonly #scale: AgeScale;
-  readonly #history: UseHistory;
-  readonly #model: ReuseModel;
+  readonly #learner: ReuseLearner;
   readonly #ghosts: Ghosts;
-  readonly #queues: RankedQueues = new RankedQueues(CLASSES * AGE_BUCKETS);
-  readonly #waiting: RowLists = new RowLists(1);
-  readonly #sums: readonly [Float64Array, Float64Array, Float64Array];
+  readonly #lists: RowLists = new RowLists(QUEUES + 1);
+  readonly #queues: RankedQueues = new RankedQueues(this.#lists, QUEUES);
   /** When each bucket's ages are looked at next, on the clock. */
   readonly #dueAt: Float64Array = new Float64Array(AGE_BUCKETS);
-  #learnAt: number = LEARN_USES_MIN;
   /** Uses of blocks so far, modulo 2^32: the clock of all ages. */
   #now = 0;
   #size = 0;
@@ -56,20 +49,17 @@ export class HazardPolicy implements EvictionPolicy {
 
   constructor({ table, capacityBlocks, seed = 1 }: PolicyOptions) {
     this.#table = table;
-    this.#scale = new AgeScale(capacityBlocks);
-    this.#model = new ReuseModel(this.#scale, CLASS_LEVELS);
-    this.#ghosts = new Ghosts(capacityBlocks * GHOSTS_SHARE, seed);
-    const share = Math.min(1, HISTORY_USES_MAX / (HISTORY_CAPACITIES * Math.max(1, capacityBlocks)));
-    this.#history = new UseHistory({ usesMax: HISTORY_USES_MAX, share, seed });
-    const size = CLASSES * AGE_BUCKETS;
-    this.#sums = [new Float64Array(size), new Float64Array(size), new Float64Array(size)];
-    this.#queues.rank(this.#model.worth);
+    const capacity = Math.max(1, capacityBlocks);
+    this.#scale = new AgeScale(capacity);
+    this.#learner = new ReuseLearner({ scale: this.#scale, capacityBlocks: capacity, levels: CLASS_LEVELS, seed });
+    this.#ghosts = new Ghosts(capacity * GHOSTS_SHARE, seed);
+    this.#queues.rank(this.#learner.worth);
   }
 
   get memoryBytes(): number {
     const rows = this.#usedAt.byteLength + this.#kinds.byteLength * 3;
-    const learned = this.#history.memoryBytes + this.#model.memoryBytes + this.#sums[0].byteLength * 3;
-    return rows + learned + this.#ghosts.memoryBytes + this.#queues.memoryBytes + this.#waiting.memoryBytes;
+    const lists = this.#queues.memoryBytes + this.#lists.memoryBytes;
+    return rows + lists + this.#ghosts.memoryBytes + this.#learner.memoryBytes;
   }
 
   inserted(row: number, use: BlockUse): void {
@@ -111,7 +101,7 @@ export class HazardPolicy implements EvictionPolicy {
   victim(_nowMs: number): number {
     this.#sweep();
     for (let queue = this.#queues.least(); queue !== NO_ROW; queue = this.#queues.least()) {
-      const row = this.#queues.oldest(queue);
+      const row = this.#learner.ranksByAge ? this.#oldestOf(queue % AGE_BUCKETS) : this.#queues.oldest(queue);
       if (this.#table.children(row) === 0) return row;
       this.#unlist(row);
       this.#wait(row);
@@ -121,11 +111,11 @@ export class HazardPolicy implements EvictionPolicy {
 
   worth(row: number, _nowMs: number): number {
     if (!this.#has(row)) return 0;
-    return this.#model.worth[this.#queueOf(row, this.#scale.bucket(this.#age(row)))] as number;
+    return this.#learner.worth[this.#queueOf(row, this.#scale.bucket(this.#age(row)))] as number;
   }
 
   #has(row: number): boolean {
-    return row < this.#buckets.length && this.#buckets[row] !== ABSENT;
+    return row >= 0 && row < this.#buckets.length && this.#buckets[row] !== ABSENT;
   }
 
   #isWaiting(row: number): boolean {
@@ -144,12 +134,11 @@ export class HazardPolicy implements EvictionPolicy {
   #use(row: number, hash: number, use: BlockUse): void {
     this.#now = (this.#now + 1) >>> 0;
     const kind = classOf(use, this.#uses[row] as number);
-    this.#history.add(hash, kind, this.#now);
     this.#kinds[row] = kind;
     this.#usedAt[row] = this.#now;
     if (this.#table.children(row) === 0) this.#rank(row);
     else this.#wait(row);
-    if (this.#history.added >= this.#learnAt) this.#learn();
+    if (this.#learner.add(hash, kind, this.#now)) this.#queues.rank(this.#learner.worth);
   }
 
   #rank(row: number): void {
@@ -167,12 +156,12 @@ export class HazardPolicy implements EvictionPolicy {
 
   #wait(row: number): void {
     this.#buckets[row] = WAITING;
-    this.#waiting.push(WAITING_LIST, row);
+    this.#lists.push(WAITING_LIST, row);
   }
 
   #unlist(row: number): void {
     const bucket = this.#buckets[row] as number;
-    if (bucket === WAITING) this.#waiting.remove(WAITING_LIST, row);
+    if (bucket === WAITING) this.#lists.remove(WAITING_LIST, row);
     else this.#queues.remove(this.#queueOf(row, bucket), row);
     this.#buckets[row] = ABSENT;
   }
@@ -180,12 +169,22 @@ export class HazardPolicy implements EvictionPolicy {
   /** Nothing is ranked: what waits longest, unless its children have gone without a word. */
   #oldestWaiting(): number {
     for (let left = this.#size; left > 0; left--) {
-      const row = this.#waiting.back(WAITING_LIST);
+      const row = this.#lists.back(WAITING_LIST);
       if (this.#table.children(row) === 0) return row;
       this.#unlist(row);
       this.#wait(row);
     }
-    return this.#waiting.back(WAITING_LIST);
+    return this.#lists.back(WAITING_LIST);
+  }
+
+  /** The oldest of what is ranked at the back of a bucket's queues. */
+  #oldestOf(bucket: number): number {
+    let oldest = NO_ROW;
+    for (let kind = 0; kind < CLASSES; kind++) {
+      const row = this.#queues.oldest(kind * AGE_BUCKETS + bucket);
+      if (row !== NO_ROW && (oldest === NO_ROW || this.#age(row) > this.#age(oldest))) oldest = row;
+    }
+    return oldest;
   }
 
   /** Moves rows that have outgrown their bucket on to their own. */
@@ -205,15 +204,6 @@ export class HazardPolicy implements EvictionPolicy {
         }
       }
     }
-  }
-
-  #learn(): void {
-    const [reuses, exposure, ends] = this.#sums;
-    this.#history.tally(this.#now, this.#scale, reuses, exposure, ends);
-    this.#model.learn(reuses, exposure);
-    this.#queues.rank(this.#model.worth);
-    const added = this.#history.added;
-    this.#learnAt = added + Math.max(LEARN_USES_MIN, Math.floor(Math.min(added, HISTORY_USES_MAX) / LEARN_SHARE));
   }
 
   #grow(row: number): void {

@@ -1,24 +1,23 @@
 import { NO_ROW } from "../prefix-index/block-table.js";
-import { RowLists } from "./row-lists.js";
-
-/** Steps in which a worth is ranked, for each doubling. */
-const RANK_STEPS = 2 ** 16;
+import type { RowLists } from "./row-lists.js";
+import { WorthOrder } from "./worth-order.js";
 
 /** Lists of rows, each with a worth, and which list that holds any is worth least: a bit a list in the order of worth, and a bit a word of these, so that
  * finding it takes a few steps whatever there is. */
 export class RankedQueues {
   readonly #rows: RowLists;
-  readonly #order: Float64Array;
+  readonly #order: WorthOrder;
   readonly #rankOf: Int32Array;
   readonly #queueAt: Int32Array;
   readonly #words: Uint32Array;
   readonly #filled: Uint32Array;
   readonly #queues: number;
 
-  constructor(queues: number) {
+  /** @param rows of which lists 0 … queues - 1 become the queues; others may be used beside them. */
+  constructor(rows: RowLists, queues: number) {
     this.#queues = queues;
-    this.#rows = new RowLists(queues);
-    this.#order = new Float64Array(queues);
+    this.#rows = rows;
+    this.#order = new WorthOrder(queues);
     this.#rankOf = new Int32Array(queues);
     this.#queueAt = new Int32Array(queues);
     this.#words = new Uint32Array(Math.ceil(queues / 32));
@@ -26,23 +25,23 @@ export class RankedQueues {
     this.rank(new Float64Array(queues));
   }
 
+  /** Without the rows. */
   get memoryBytes(): number {
-    return this.#rows.memoryBytes + this.#queues * 16 + (this.#words.length + this.#filled.length) * 4;
+    return (
+      this.#rows.memoryBytes +
+      this.#order.memoryBytes +
+      this.#queues * 8 +
+      (this.#words.length + this.#filled.length) * 4
+    );
   }
 
   /** Sets the worth of every queue. Of two that are worth the same, the one with the greater number is least. */
   rank(worth: Float64Array): void {
-    const queues = this.#queues;
-    for (let queue = 0; queue < queues; queue++) {
-      const steps = Math.round(Math.log2(Math.max(Number.MIN_VALUE, worth[queue] as number)) * RANK_STEPS);
-      this.#order[queue] = steps * queues + (queues - 1 - queue);
-    }
-    this.#order.sort();
+    const order = this.#order.sort(worth);
     this.#words.fill(0);
     this.#filled.fill(0);
-    for (let rank = 0; rank < queues; rank++) {
-      const order = this.#order[rank] as number;
-      const queue = queues - 1 - (order - Math.floor(order / queues) * queues);
+    for (let rank = 0; rank < order.length; rank++) {
+      const queue = order[rank] as number;
       this.#rankOf[queue] = rank;
       this.#queueAt[rank] = queue;
       if (this.#rows.back(queue) !== NO_ROW) this.#mark(rank);

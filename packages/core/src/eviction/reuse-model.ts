@@ -1,8 +1,8 @@
-import { type AgeScale, AGE_BUCKETS } from "./age-scale.js";
+import { AGE_BUCKETS, type AgeScale } from "./age-scale.js";
 
 /** What is believed before anything was seen: a hazard that falls as one over the age (under which the block used last is worth most, as LRU
  * has it), with the weight of so many reuses. */
-const PRIOR_REUSES = 4;
+const PRIOR_REUSES = 12;
 const PRIOR_HAZARD = 0.05;
 
 /**
@@ -22,6 +22,8 @@ export class ReuseModel {
   #above: Float64Array;
   readonly #reuses: Float64Array;
   readonly #exposure: Float64Array;
+  /** Of one class: that a block is used again within each bucket if it was not before. */
+  readonly #chances: Float64Array = new Float64Array(AGE_BUCKETS);
 
   /** @param levels how many parts each group has, level by level: the class's number counts the last one fastest. */
   constructor(scale: AgeScale, levels: readonly number[]) {
@@ -56,14 +58,15 @@ export class ReuseModel {
   /** Hazards of `groups` groups, each `parts` of which are one of the level above; 0 at the top. */
   #estimate(reuses: Float64Array, exposure: Float64Array, groups: number, parts: number): void {
     const size = groups * AGE_BUCKETS;
-    const span = this.worth.length / size;
+    const span = this.worth.length / groups;
     const sums = this.#reuses.fill(0, 0, size);
     const times = this.#exposure.fill(0, 0, size);
-    for (let at = 0; at < this.worth.length; at++) {
-      const bucket = at % AGE_BUCKETS;
-      const into = Math.floor(at / (span * AGE_BUCKETS)) * AGE_BUCKETS + bucket;
-      (sums[into] as number) += reuses[at] as number;
-      (times[into] as number) += exposure[at] as number;
+    for (let group = 0; group < groups; group++) {
+      for (let i = 0; i < span; i++) {
+        const into = group * AGE_BUCKETS + (i % AGE_BUCKETS);
+        (sums[into] as number) += reuses[group * span + i] as number;
+        (times[into] as number) += exposure[group * span + i] as number;
+      }
     }
     for (let at = 0; at < size; at++) {
       const bucket = at % AGE_BUCKETS;
@@ -77,16 +80,22 @@ export class ReuseModel {
 
   /** The Gittins index of each bucket of one class. */
   #index(first: number): void {
-    const scale = this.#scale;
+    const chances = this.#chances;
+    const hazards = this.#hazards;
+    for (let bucket = 0; bucket < AGE_BUCKETS; bucket++) {
+      chances[bucket] = -Math.expm1(-(hazards[first + bucket] as number) * this.#scale.width(bucket));
+    }
     for (let from = 0; from < AGE_BUCKETS; from++) {
-      let [unused, used, time, best] = [1, 0, 0, 0];
+      let unused = 1;
+      let used = 0;
+      let time = 0;
+      let best = 0;
       for (let bucket = from; bucket < AGE_BUCKETS; bucket++) {
-        const hazard = this.#hazards[first + bucket] as number;
-        const chance = unused * -Math.expm1(-hazard * scale.width(bucket));
+        const chance = unused * (chances[bucket] as number);
         used += chance;
-        time += chance / hazard;
+        time += chance / (hazards[first + bucket] as number);
         unused -= chance;
-        best = Math.max(best, used / time);
+        if (used > best * time) best = used / time;
       }
       this.worth[first + from] = best;
     }

@@ -25,7 +25,7 @@ export class RowLists {
 
   /** Whether the row is in some list. */
   has(row: number): boolean {
-    return row < this.#before.length && this.#before[row] !== OUTSIDE;
+    return row >= 0 && row < this.#before.length && this.#before[row] !== OUTSIDE;
   }
 
   /** The last row of a list, or NO_ROW. */

@@ -1,4 +1,4 @@
-import { type AgeScale, AGE_BUCKETS } from "./age-scale.js";
+import { AGE_BUCKETS, type AgeScale } from "./age-scale.js";
 
 const NONE = -1;
 
@@ -8,6 +8,7 @@ export interface UseHistoryOptions {
   /** Share of the blocks whose uses are remembered, chosen by hash. */
   readonly share: number;
   readonly seed: number;
+  readonly classes: number;
 }
 
 /**
@@ -27,9 +28,12 @@ export class UseHistory {
   /** Open uses by hash: first of each chain, and the next one of each. */
   readonly #chains: Int32Array;
   readonly #next: Int32Array;
+  /** Blocks that were seen beyond each bucket, less those first seen there. */
+  readonly #beyond: Float64Array;
   #added = 0;
 
-  constructor({ usesMax, share, seed }: UseHistoryOptions) {
+  constructor({ usesMax, share, seed, classes }: UseHistoryOptions) {
+    this.#beyond = new Float64Array(classes * AGE_BUCKETS);
     this.#seed = seed | 0;
     this.#below = share * 2 ** 32;
     this.#hashes = new Uint32Array(usesMax);
@@ -73,29 +77,37 @@ export class UseHistory {
   }
 
   /**
-   * Sums what is remembered, by class and bucket of age (index `kind * AGE_BUCKETS + bucket`).
+   * Sums what happened in the last `span` of the clock, by class and bucket of age (index `kind * AGE_BUCKETS + bucket`).
    * @param reuses becomes the number of blocks that were used again at that age.
-   * @param exposure becomes the time that blocks spent at that age unused: blocks times uses of the tier.
+   * @param exposure becomes the time that blocks spent at that age: blocks times uses of the tier.
    */
-  tally(now: number, scale: AgeScale, reuses: Float64Array, exposure: Float64Array, ends: Float64Array): void {
+  tally(scale: AgeScale, span: number, now: number, reuses: Float64Array, exposure: Float64Array): void {
     reuses.fill(0);
     exposure.fill(0);
-    ends.fill(0);
+    const beyond = this.#beyond;
+    beyond.fill(0, 0, reuses.length);
     const uses = Math.min(this.#added, this.#hashes.length);
     for (let i = 0; i < uses; i++) {
       const again = this.#ages[i] as number;
-      const age = again === 0 ? (now - (this.#times[i] as number)) >>> 0 : again;
-      const bucket = scale.bucket(age);
-      const at = (this.#classes[i] as number) * AGE_BUCKETS + bucket;
-      if (again !== 0) (reuses[at] as number)++;
-      (ends[at] as number)++;
-      (exposure[at] as number) += Math.min(age - scale.start(bucket), scale.width(bucket));
+      const old = (now - (this.#times[i] as number)) >>> 0;
+      const from = Math.max(0, old - span);
+      const to = again === 0 ? old : again;
+      if (to <= from && from > 0) continue;
+      const first = (this.#classes[i] as number) * AGE_BUCKETS;
+      const bucket = scale.bucket(to);
+      if (again !== 0) (reuses[first + bucket] as number)++;
+      (beyond[first + bucket] as number)++;
+      (exposure[first + bucket] as number) += to - scale.start(bucket);
+      if (from === 0) continue;
+      const begin = scale.bucket(from);
+      (beyond[first + begin] as number)--;
+      (exposure[first + begin] as number) -= from - scale.start(begin);
     }
-    for (let first = 0; first < ends.length; first += AGE_BUCKETS) {
-      let beyond = 0;
+    for (let first = 0; first < reuses.length; first += AGE_BUCKETS) {
+      let above = 0;
       for (let bucket = AGE_BUCKETS - 1; bucket >= 0; bucket--) {
-        (exposure[first + bucket] as number) += beyond * scale.width(bucket);
-        beyond += ends[first + bucket] as number;
+        (exposure[first + bucket] as number) += above * scale.width(bucket);
+        above += beyond[first + bucket] as number;
       }
     }
   }
