@@ -215,12 +215,15 @@ describe("loads", () => {
     const slow = tiers[1] as FaultyBackend;
     const ids = numbers(4);
     await bench.mustStore(ids);
-    slow.delay("load", 15);
+    const hang = slow.hang("load");
     const controller = new AbortController();
     const leader = bench.load(ids, { signal: controller.signal });
-    const late = bench.load(ids, { deadlineMs: 5000 });
+    await nextTurn();
+    const late = bench.load(ids, { deadlineMs: 60_000 });
     const followers = numbers(4).map(() => bench.mustLoad(ids));
-    setTimeout(() => controller.abort(), 5);
+    await nextTurn();
+    controller.abort();
+    hang.remove();
     expect(describeOutcome((await leader).result, 0)).toBe("FAILED(ABORTED)");
     await Promise.all(followers);
     assertOutcomes((await late).result, all(ids, LOADED), "a follower with a deadline");
