@@ -44,7 +44,7 @@ export function blockPath(layout: LayoutName, blocks: string, key: Uint8Array): 
 /** A folder that holds blocks, and the key of each name in it. */
 export interface LeafFolder {
   readonly path: string;
-  /** The key of a file name, or undefined for a file that is no block of this namespace. */
+  /** The key of a file name, or undefined for a file that is no block of this namespace, or not at its place. */
   keyOf(name: string): Uint8Array | undefined;
 }
 
@@ -56,7 +56,10 @@ export async function* leafFolders(layout: LayoutName, blocks: string, keyBytes:
 
 async function* kvferryLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
   for (const folder of await foldersNamed(blocks, /^[0-9a-f]{2}$/)) {
-    yield { path: join(blocks, folder), keyOf: (name) => hexStem(name, ".kvb", keyBytes) };
+    yield {
+      path: join(blocks, folder),
+      keyOf: (name) => (name.startsWith(folder) ? hexStem(name, ".kvb", keyBytes) : undefined),
+    };
   }
 }
 
@@ -69,7 +72,8 @@ async function* vllmFsLeaves(blocks: string, keyBytes: number): AsyncGenerator<L
         path: join(blocks, outer, inner),
         keyOf(name) {
           const hash = hexStem(name, ".bin", keyBytes - GROUP_BYTES);
-          if (hash === undefined) return undefined;
+          if (hash === undefined || name.slice(0, Math.min(3, hash.length * 2)) !== outer) return undefined;
+          if (`${name.slice(3, Math.min(5, hash.length * 2))}_g${group}` !== inner) return undefined;
           const key = Buffer.alloc(keyBytes);
           key.set(hash);
           key.writeUInt32BE(group, keyBytes - GROUP_BYTES);

@@ -144,7 +144,7 @@ class NativeBlockFolder implements BlockFolder {
     let others = NOTHING;
     for (const [i, name] of names.entries()) {
       const key = keyOf(name);
-      if (key === undefined || this.#pathOf(key) !== join(path, name)) {
+      if (key === undefined) {
         others = plus(others, { bytes: bytes[i] as number, files: 1 });
         continue;
       }

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { type KeyBatch, type Logger, Outcome, type PolicyFactory, type PrefixIndex, selectKeys } from "@kvferry/core";
 import { type Amount, atLeastNothing, filesOf, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
 import { type BlockFolder, type BlockLeaf, type BlockRoot, CatalogFolder, type FolderBlocks } from "./catalog.js";
@@ -16,7 +17,7 @@ const RECOUNT_EVERY_MS: number = 10 * 60 * 1000;
 const RECOUNT_PAUSE_MS = 5000;
 const RECOUNT_PAUSE_TIMES = 10;
 /** A turn does so much of a recount, or of evicting, before it lets others run. */
-const SLICE_MS = 20;
+const SLICE_MS = 8;
 const EVICTING_MS = 100;
 /** Folders that are listed at once. */
 const LISTINGS_AT_ONCE = 16;
@@ -239,6 +240,7 @@ export class Leader {
         for (const blocks of parts) {
           besides = plus(besides, blocks.others);
           entry.list(blocks, recount);
+          await setImmediate(); // what else the process does goes on
         }
         yield;
       }
