@@ -43,7 +43,8 @@ async function removeFrom(tier: Tier, keys: KeyBatch, options: AuthorOptions): P
   return tier.remove(keys, options);
 }
 
-/** What the tier is said to have now has been stored meanwhile, before the removal or after it: the tier is asked. */
+/** What the tier is said to have now has been stored meanwhile, before the removal or after it; and what it could not remove, another call may have removed
+ * meanwhile: the tier is asked. */
 async function noteRemoved(
   { map }: StoreParts,
   tier: Tier,
@@ -56,7 +57,9 @@ async function noteRemoved(
   for (let i = 0; i < keys.count; i++) {
     const row = rows[i] as number;
     if (outcomes[i] === Outcome.FAILED) {
-      if (((had[i] as number) & tier.bit) !== 0) map.gain(row, tier.bit);
+      if (((had[i] as number) & tier.bit) === 0) continue;
+      if (tier.isUp) doubtful.push(i);
+      else map.gain(row, tier.bit);
     } else if ((map.tiers(row) & tier.bit) !== 0) {
       map.lose(row, tier.bit);
       doubtful.push(i);
