@@ -29,7 +29,7 @@ const SWEEP_EVERY_MS = 5000;
 const ASKED_FOR_MS = 1000;
 
 /** Those in the leader's own process who keep an index of the folder. */
-export interface EvictionHooks {
+interface EvictionHooks {
   /** Blocks of the folder are about to be removed. */
   evicting(folder: string): void;
   /** It is done; `keys` are not there any more. Called once for each `evicting`. */

@@ -22,7 +22,7 @@ export interface LogRecord {
 /** A log goes on in a new file after so many bytes. */
 export const LOG_FILE_BYTES: number = 1 << 20;
 /** Files of a log that are kept; who is further behind has lost its place. */
-export const LOG_FILES_MAX = 8;
+const LOG_FILES_MAX = 8;
 /** More keys become several records. */
 const RECORD_KEYS_MAX = 4096;
 const NAME_BYTES_MAX = 255;

@@ -8,7 +8,7 @@ import { logName, parseName, stateName } from "./names.js";
 
 /** A server of which nobody can know whether it lives, on another host, has ended when it has shown nothing for so long. It gives up its
  * own room long before. */
-export const ENDED_AFTER_MS: number = 5 * 60 * 1000;
+const ENDED_AFTER_MS: number = 5 * 60 * 1000;
 
 export interface MemberReaderOptions {
   readonly files: CapacityFiles;

@@ -8,9 +8,9 @@ import { encodeRecords, LogWriter, RecordKind } from "./log.js";
 import { grantName, logName, stateName } from "./names.js";
 
 /** A server shows that it lives this often. */
-export const BEAT_MS = 2000;
+const BEAT_MS = 2000;
 /** After so long without a sign of its own a server takes it that it was given up, and its room is void; far below what others wait. */
-export const ROOM_VALID_MS: number = 2 * 60 * 1000;
+const ROOM_VALID_MS: number = 2 * 60 * 1000;
 /** Uses are told this often, stores as soon as there are some and this has passed. */
 const USES_REPORT_MS = 3000;
 const STORES_REPORT_MS = 100;
@@ -20,7 +20,7 @@ const USES_BYTES_MAX: number = 1 << 22;
 /** At most a 32nd of the capacity, or of the tenant's quota, is held ahead by a server. */
 const AHEAD_SHARE = 1 / 32;
 /** A store waits so long for room; and none waits for so long after one waited in vain. */
-export const ROOM_WAIT_MS = 1000;
+const ROOM_WAIT_MS = 1000;
 
 export interface MemberOptions {
   readonly files: CapacityFiles;
@@ -86,7 +86,7 @@ export class Member {
     const account = this.#account(tenant);
     const got = this.#isVoid() ? 0 : account.reserve(count, fileBytes);
     const nowMs = this.#options.monotonicMs();
-    if (got === count || this.#closed || nowMs < this.#inVainUntilMs) return got;
+    if (got === count || this.#closed || signal?.aborted || nowMs < this.#inVainUntilMs) return got;
     return new Promise((resolve) => {
       const waiter: Waiter = { account, fileBytes, missing: count - got, got, done: () => {} };
       const amount = filesOf(waiter.missing, fileBytes);

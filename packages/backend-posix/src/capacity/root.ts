@@ -17,7 +17,7 @@ import { Member } from "./member.js";
 const RENEW_MS = 1000;
 const EXPIRY_MS = 5000;
 /** Pauses between turns: while stores wait, while there is something to do, and else. */
-const HURRY_MS = 5;
+const HURRY_MS = 10;
 const ACTIVE_MS = 50;
 const IDLE_MS = 250;
 /** How long after the last store or grant a process counts as active. */

@@ -7,13 +7,13 @@ import { Lease } from "../../src/capacity/lease.js";
 import { RecordKind } from "../../src/capacity/log.js";
 import { Member } from "../../src/capacity/member.js";
 
-export const KEY_BYTES = 8;
+const KEY_BYTES = 8;
 export const FILE_BYTES = 8192;
 const LEAVES = 3;
 const STEP_MS_MAX = 4;
 
 /** A generator of numbers below 1 (mulberry32). */
-export function randomOf(seed: number): () => number {
+function randomOf(seed: number): () => number {
   let state = seed;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
