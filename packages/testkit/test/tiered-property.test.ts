@@ -156,6 +156,7 @@ class Rig {
   async check(sound: boolean): Promise<void> {
     this.heal();
     await this.store.settled();
+    this.heal(); // a copy that was under way may have met a fault once more
     const { bench } = this;
     const everything = Array.from({ length: 30 }, (_, id) => id);
     for (const [i, { blocks }] of this.highWaters.entries()) {
@@ -195,6 +196,6 @@ describe("a store of three tiny tiers", () => {
         }
       },
     );
-    await fc.assert(property, { numRuns: RUNS, seed: 20_261_124, endOnFailure: process.env.SHRINK === undefined });
+    await fc.assert(property, { numRuns: RUNS, seed: 20_261_124 });
   }, 600_000);
 });
