@@ -7,6 +7,8 @@ import {
   type ErrorCode,
   type KeyBatch,
   KvferryError,
+  keyAt,
+  type Logger,
   NO_ROW,
   Outcome,
   selectBatch,
@@ -39,6 +41,7 @@ export interface WriterParts {
   readonly wear: WearCounter;
   readonly sequences: SequenceSource;
   readonly clock: Clock;
+  readonly logger: Logger;
 }
 
 /** What is to be written of a record: the part of an append that is not its place. */
@@ -67,6 +70,7 @@ export class BlockWriter {
   readonly #parts: WriterParts;
   readonly #flights: Map<number, Flight> = new Map();
   #flightNumber = 0;
+  #wasOverBudget = false;
   /** Stores that the wear budget has refused, in blocks. */
   blocksDroppedByBudget = 0;
 
@@ -130,7 +134,7 @@ export class BlockWriter {
     const { mine, rows, waiting } = this.#claim(shelf, batch.keys, positions, result, flight);
     const others = new Set<Promise<void>>();
     for (const i of waiting) {
-      const other = this.#flightOf(shelf, shelf.index.find(keyOf(batch.keys, i)));
+      const other = this.#flightOf(shelf, shelf.index.find(keyAt(batch.keys, i)));
       if (other !== undefined && other !== flight) others.add(other.landed);
     }
     try {
@@ -272,11 +276,18 @@ export class BlockWriter {
   }
 
   #overBudget(shelf: Shelf, blocks: number): boolean {
-    const { wear, clock } = this.#parts;
+    const { wear, clock, logger } = this.#parts;
     const { blockBytes, keyBytes } = shelf.namespace;
-    if (recordBytes(blocks, blockBytes, keyBytes) <= wear.leftBytes(clock.nowMs())) return false;
-    this.blocksDroppedByBudget += blocks;
-    return true;
+    const over = recordBytes(blocks, blockBytes, keyBytes) > wear.leftBytes(clock.nowMs());
+    if (over && !this.#wasOverBudget) {
+      logger.warn(
+        { dailyWriteBytesMax: wear.dailyWriteBytesMax },
+        "the drive's daily write budget is used up: stores are dropped",
+      );
+    }
+    this.#wasOverBudget = over;
+    if (over) this.blocksDroppedByBudget += blocks;
+    return over;
   }
 
   #begin(): { flight: Flight; land: () => void } {
@@ -293,8 +304,4 @@ export class BlockWriter {
   #flightOf(shelf: Shelf, row: number): Flight | undefined {
     return row !== NO_ROW && shelf.state(row) === RowState.PENDING ? this.#flights.get(shelf.checksum(row)) : undefined;
   }
-}
-
-function keyOf(keys: KeyBatch, index: number): Uint8Array {
-  return keys.bytes.subarray(index * keys.stride, (index + 1) * keys.stride);
 }

@@ -135,11 +135,11 @@ export class NvmeDrive {
     };
     this.#log = new SegmentLog(drive, this.#table, this.#sequences, hooks, logger);
     const [table, log, wear, sequences] = [this.#table, this.#log, this.#wear, this.#sequences];
-    const parts = { drive, table, log, wear, sequences, clock };
+    const parts = { drive, table, log, wear, sequences, clock, logger };
     this.#writer = new BlockWriter(parts);
     const shelfOf = (id: number) => this.#shelves[id];
     const largestBlockBytes = () => this.#largestBlockBytes();
-    this.#evictor = new Evictor({ ...parts, reading: this.#reading, logger, shelfOf, largestBlockBytes });
+    this.#evictor = new Evictor({ ...parts, reading: this.#reading, shelfOf, largestBlockBytes });
   }
 
   get probe(): NvmeDriveProbe {

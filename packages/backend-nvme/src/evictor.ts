@@ -5,6 +5,7 @@ import {
   type MappedRegion,
   payloadOffset,
   recordBytes,
+  SEGMENT_HEADER_BYTES,
   type SegmentDrive,
   segmentOf,
 } from "@kvferry/native";
@@ -99,7 +100,7 @@ export class Evictor {
   }
 
   async #evict(segment: number): Promise<void> {
-    const { table, log, drive, reading, logger } = this.#parts;
+    const { table, log, drive, reading, wear, clock, logger } = this.#parts;
     table.state[segment] = SegmentState.EVICTING;
     for (const copy of this.#plan(segment)) {
       try {
@@ -112,6 +113,7 @@ export class Evictor {
     }
     this.#dropRest(segment);
     await reading.idle(segment); // whoever is reading has come before; nobody can come any more
+    wear.add("metadata", SEGMENT_HEADER_BYTES, clock.nowMs()); // which is zeroed
     try {
       await drive.discard(segment);
       this.#segmentsDiscarded++;

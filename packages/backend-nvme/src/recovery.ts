@@ -53,9 +53,9 @@ export async function recover(parts: RecoveryParts): Promise<number[]> {
 
 function takeSegments({ table, sequences }: RecoveryParts, { segments }: RecoveredDrive): number[] {
   const unsealed: number[] = [];
+  table.markUsed(segments.index);
   for (const [i, segment] of segments.index.entries()) {
     const [epoch, sequence] = [segments.epoch[i] as number, segments.sequence[i] as number];
-    table.markUsed(segment);
     table.begin(segment, { epoch, sequence, usedBytes: segments.usedBytes[i] as number });
     table.records[segment] = segments.records[i] as number;
     table.blocks[segment] = segments.blocks[i] as number;

@@ -83,9 +83,12 @@ export class SegmentTable {
     return this.#free.pop();
   }
 
-  /** At recovery: this one holds something. */
-  markUsed(segment: number): void {
-    this.#free.splice(this.#free.indexOf(segment), 1);
+  /** At recovery: these hold something. */
+  markUsed(segments: Iterable<number>): void {
+    const used = new Set(segments);
+    const free = this.#free.filter((segment) => !used.has(segment));
+    this.#free.length = 0;
+    for (const segment of free) this.#free.push(segment);
   }
 
   /** Its life is over; it is taken again after all others that are free. */

@@ -164,6 +164,7 @@ export class DriveDouble implements SegmentDrive {
 
   async discard(segment: number): Promise<void> {
     this.lives.delete(segment);
+    this.#written += SEGMENT_HEADER_BYTES;
     this.memory.fill(
       0xdd,
       driveOffset4k(segment, 0, this.segmentBytes) * 4096,

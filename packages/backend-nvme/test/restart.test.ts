@@ -4,8 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type KvferryError, LookupState, Outcome } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
-import { type NvmeDriveConfig, openNvmeDrive } from "../src/index.js";
+import { NvmeBackend, type NvmeDriveConfig, openNvmeDrive } from "../src/index.js";
 import { batchOf, count, keysFrom, load, namespaceOf } from "./blocks.js";
+import { KEY_BYTES } from "./crash-blocks.mjs";
 import { HEADER_BYTES, MIB, smallDrive, TestClock, TestDrive } from "./drives.js";
 
 const BLOCK_BYTES = 16 * 1024;
@@ -167,7 +168,14 @@ describe("a drive that cannot be opened", () => {
       expect(refused.code).toBe("NO_SPACE");
       expect(refused.message).toMatch(/capacityBytes of 17825792 .* and 8\d{6} are free/);
       const drive = await openNvmeDrive({ path, capacityBytes: HEADER_BYTES + 6 * MIB, segmentBytes: MIB });
-      expect(drive.probe.driveBytes).toBe(HEADER_BYTES + 6 * MIB); // on tmpfs it works all the same
+      const backend = new NvmeBackend({ drive }); // on tmpfs it works all the same
+      await backend.open({ namespace: namespaceOf(), keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
+      for (let at = 0; at < 800; at += 16) {
+        const { outcomes } = await backend.store(batchOf(keysFrom(at, 16), BLOCK_BYTES));
+        expect(count(outcomes, Outcome.STORED)).toBe(16);
+      }
+      expect(count(await load(backend, keysFrom(784, 16)), Outcome.LOADED)).toBe(16);
+      await backend.close();
       await drive.close();
     },
   );
@@ -210,6 +218,8 @@ describe("the wear budget", () => {
     clock.atMs += 22 * HOUR_MS;
     expect(test.drive.counters().bytesWrittenLast24Hours).toBeLessThan(MIB);
     expect(await store(2000)).toBe(16);
+    expect(test.warnings.filter((each) => each.includes("budget is used up"))).toHaveLength(2);
+    test.warnings.length = 0;
     expect(test.drive.counters().bytesWrittenEver).toBeGreaterThan(before);
   });
 });
