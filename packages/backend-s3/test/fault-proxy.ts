@@ -19,8 +19,10 @@ export type Fault =
   /** The storage has done it, and nobody hears. */
   | { readonly kind: "loseAnswer" }
   | { readonly kind: "hang" }
-  /** Sends `bytes` of the answer's body and no more. */
-  | { readonly kind: "stall"; readonly bytes: number }
+  /** Does not read the body until `release` has ended; then keeps in `held` what still comes. */
+  | { readonly kind: "hold"; readonly release: Promise<void>; readonly held: Uint8Array[] }
+  /** Sends `bytes` of the answer's body and no more, or no more before `release` has ended. */
+  | { readonly kind: "stall"; readonly bytes: number; readonly release?: Promise<void> }
   | { readonly kind: "delay"; readonly ms: number }
   /** Does not pass a header on: such as a storage that does not know it. */
   | { readonly kind: "ignoreHeader"; readonly name: string };
@@ -66,6 +68,10 @@ export class FaultProxy {
     incoming.on("error", () => {});
     answer.on("error", () => {});
     if (fault?.kind === "hang") return;
+    if (fault?.kind === "hold") {
+      void fault.release.then(() => incoming.on("data", (chunk: Buffer) => fault.held.push(chunk)));
+      return;
+    }
     if (fault?.kind === "answer") {
       const body = `<?xml version="1.0"?><Error><Code>${fault.code}</Code><Message>as told</Message></Error>`;
       incoming
@@ -110,6 +116,7 @@ export class FaultProxy {
           if (fault?.kind === "cutResponse" && passed > limit) incoming.socket.destroy();
         });
         passed += chunk.length;
+        if (fault?.kind === "stall") void fault.release?.then(() => answer.write(chunk.subarray(part.length)));
       });
       response.on("end", () => {
         if (fault?.kind !== "stall" && fault?.kind !== "cutResponse") answer.end();

@@ -33,12 +33,16 @@ describeServers("s3 faults", (server) => {
   let lines: string[];
   const opened: S3Backend[] = [];
 
-  async function open(more: Partial<S3Config> = {}, endpoint?: string): Promise<S3Backend> {
+  async function open(
+    more: Partial<S3Config> = {},
+    endpoint?: string,
+    blockBytes: number = BLOCK_BYTES,
+  ): Promise<S3Backend> {
     const backend = new S3Backend(server().config(bucket, { endpoint: endpoint ?? (await endpointOf()), ...more }));
     const log = recordingLogger();
     lines = log.lines;
     opened.push(backend);
-    await backend.open({ namespace, keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES, logger: log.logger });
+    await backend.open({ namespace, keyBytes: KEY_BYTES, blockBytes, logger: log.logger });
     return backend;
   }
 
@@ -165,17 +169,23 @@ describeServers("s3 faults", (server) => {
   });
 
   it("a load that is aborted in its middle leaves its slot alone from then on, and ends at once", async () => {
-    const backend = await open();
+    const backend = await open({ requestTimeoutMs: 600_000 }); // nothing but the abort ends it
     await storeOf(backend, 1);
-    breakBlocks("GET", { kind: "stall", bytes: 100_000 });
+    let release = (): void => {};
+    const released = new Promise<void>((done) => {
+      release = done;
+    });
+    breakBlocks("GET", { kind: "stall", bytes: 100_000, release: released });
     const region = createMemoryRegion(1, BLOCK_BYTES);
     const controller = new AbortController();
     const loading = backend.load(batchOf([1], region), { signal: controller.signal });
     await until(() => region.bytes.some((byte) => byte !== 0)); // it has begun to come
-    const before = region.bytes.slice();
     controller.abort();
+    const before = region.bytes.slice();
     const result = await loading; // the storage is still stalling
     expect([result.outcomes[0], outcomeCode(result, 0)]).toEqual([FAILED, "ABORTED"]);
+    release(); // now the rest comes
+    await new Promise((done) => setTimeout(done, 50));
     await until(async () => (await proxy.connections()) === 0 || backend.requests.running === 0);
     expect(sameBytes(region.bytes, before)).toBe(true);
     expect(backend.requests).toEqual({ running: 0, waiting: 0 });
@@ -193,6 +203,30 @@ describeServers("s3 faults", (server) => {
     expect(outcomeCode(await storing, 0)).toBe("ABORTED");
     proxy.fault = () => undefined;
     expect(await loadOf(backend, 1)).toBe(String(MISS));
+  });
+
+  it("from the abort on nothing more of the slot goes out, though most of it had been handed over", async () => {
+    const backend = await open({ multipartFromBytes: 2 ** 30 }, undefined, 32 * 2 ** 20);
+    const held: Uint8Array[] = [];
+    let release = (): void => {};
+    const released = new Promise<void>((done) => {
+      release = done;
+    });
+    breakBlocks("PUT", { kind: "hold", release: released, held });
+    const controller = new AbortController();
+    const region = filled([1], 32 * 2 ** 20);
+    const storing = backend.store(batchOf([1], region), { signal: controller.signal });
+    await until(() => proxy.seen.some((seen) => seen.method === "PUT" && isBlock(seen)));
+    await new Promise((done) => setTimeout(done, 20)); // the kernel's buffers fill up
+    controller.abort();
+    region.bytes.fill(0xee);
+    expect(outcomeCode(await storing, 0)).toBe("ABORTED");
+    release();
+    await until(async () => (await proxy.connections()) === 0 || backend.requests.running === 0);
+    await new Promise((done) => setTimeout(done, 50));
+    const sent = Buffer.concat(held);
+    expect(sent.length).toBeLessThan(region.bytes.length);
+    expect(sent.includes(Buffer.alloc(64, 0xee))).toBe(false);
   });
 
   it("waiting requests end at once too, and their turn goes to others", async () => {
