@@ -177,7 +177,7 @@ async function killAll(root: string, round: number): Promise<void> {
   const found = measure(root);
   expect(line.usage).toMatchObject({ bytes: found.blocks * FILE_BYTES, blocks: found.blocks });
   for (let i = 0; i < 1000 && line.status?.count?.ready !== true; i++) {
-    await sleep(10);
+    await sleep(50);
     line = await server.usage();
   }
   expect(line.status?.count?.counted).toEqual({ bytes: found.blocks * FILE_BYTES, files: found.blocks });
@@ -247,7 +247,8 @@ describe("three servers over one root", () => {
         });
         return !states.includes(LookupState.HIT);
       });
-      for (let i = 0; i < 16; i++) expect(announced).toContain(`evicted ${keyHex(keyAt(keys, i))}`);
+      const isAnnounced = (_: unknown, i: number): boolean => announced.includes(`evicted ${keyHex(keyAt(keys, i))}`);
+      await until("all are announced", () => Array.from({ length: 16 }, isAnnounced).every(Boolean));
     } finally {
       await backend.close();
     }
