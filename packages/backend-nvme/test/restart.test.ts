@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { chmod, mkdir, mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type KvferryError, LookupState, Outcome } from "@kvferry/core";
@@ -184,6 +184,42 @@ describe("a drive that cannot be opened", () => {
     const test = await opened();
     expect((await stat(test.file)).mode & 0o777).toBe(0o600);
     expect((await stat(test.config.path)).mode & 0o777).toBe(0o700);
+  });
+});
+
+/** A block device over a file; undefined where this process may not make one. */
+function loopDevice(file: string): string | undefined {
+  try {
+    return execFileSync("losetup", ["-f", "--show", file], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    }).trim();
+  } catch {
+    return undefined;
+  }
+}
+
+describe("a block device", () => {
+  it("is a drive like a folder, and refuses to be one where it holds something else", async (context) => {
+    const folder = await newFolder();
+    const file = join(folder, "device");
+    await writeFile(file, "");
+    await truncate(file, 8 * MIB);
+    const path = loopDevice(file);
+    if (path === undefined) return context.skip("no block device can be made here");
+    ends.push(async () => execFileSync("losetup", ["-d", path]));
+    const config = { path, capacityBytes: HEADER_BYTES + 6 * MIB, segmentBytes: MIB };
+    for (const before of [0, 20]) {
+      const drive = await openNvmeDrive(config);
+      const backend = new NvmeBackend({ drive });
+      await backend.open({ namespace: namespaceOf(), keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
+      expect(count(await load(backend, keysFrom(0, 20)), Outcome.LOADED)).toBe(before);
+      await backend.store(batchOf(keysFrom(0, 20), BLOCK_BYTES));
+      await backend.close();
+      await drive.close();
+    }
+    await writeFile(file, Buffer.alloc(8 * MIB, "something else"));
+    expect((await refusal(config)).code).toBe("CONFIG_INVALID");
   });
 });
 
