@@ -117,10 +117,7 @@ DriveFile::DriveFile(const DriveOptions& options, std::string path, bool device)
 
 DriveFile::~DriveFile() {
   if (directFile_ >= 0) close(directFile_);
-  if (file_ < 0) return;
-  // Others may still have the open file (the kernel's end of a ring), and the lock with it.
-  flock(file_, LOCK_UN);
-  close(file_);
+  if (file_ >= 0) close(file_);
 }
 
 /** Opens and locks. The lock belongs to the open file, so it ends with this process, however that ends. */

@@ -93,8 +93,6 @@ void Ring::map(const io_uring_params& params) {
 }
 
 Ring::~Ring() {
-  // The kernel takes a closed ring apart later, and its files would stay open until then.
-  registerWith(fd_, IORING_UNREGISTER_FILES, nullptr, 0);
   munmap(sqes_, sqesBytes_);
   munmap(rings_, ringsBytes_);
   close(fd_);
@@ -124,10 +122,6 @@ int Ring::enter(unsigned waitFor) {
     if (static_cast<unsigned>(entered) >= submit) return 0;
     if (entered == 0) return -EAGAIN;
   }
-}
-
-bool Ring::registerFiles(const std::vector<int>& files) {
-  return registerWith(fd_, IORING_REGISTER_FILES, files.data(), static_cast<unsigned>(files.size())) == 0;
 }
 
 bool Ring::makeBufferTable(unsigned slots) {

@@ -5,8 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <vector>
 
 namespace kvferry {
 
@@ -35,8 +33,6 @@ class Ring {
     }
   }
 
-  /** Files by their place from here on. False where that is refused. */
-  bool registerFiles(const std::vector<int>& files);
   /** An empty table for registered memory. False where that is refused. */
   bool makeBufferTable(unsigned slots);
   /** Puts memory into a slot, or nothing (`bytes` 0); 0 or -errno. */

@@ -49,9 +49,8 @@ struct Flight {
 
 class RingThread {
  public:
-  RingThread(const RingOptions& options, uint32_t depth, WorkQueue& queue, std::atomic<uint64_t>& registeredBytes)
-      : files_(options.files), queue_(queue), ring_(depth + 1), memory_(ring_, registeredBytes), flights_(depth) {
-    registeredFiles_ = ring_.registerFiles(files_);
+  RingThread(uint32_t depth, WorkQueue& queue, std::atomic<uint64_t>& registeredBytes)
+      : queue_(queue), ring_(depth + 1), memory_(ring_, registeredBytes), flights_(depth) {
     for (uint32_t i = depth; i > 0; i--) free_.push_back(i - 1);
     watcher_ = Region::watch([this] {
       regionEnded_.store(true, std::memory_order_release);
@@ -124,10 +123,9 @@ class RingThread {
       faults_.push_back({place, instead});
       return;
     }
-    const auto file = std::find(files_.begin(), files_.end(), transfer.file);
-    const bool known = registeredFiles_ && file != files_.end();
-    sqe->fd = known ? static_cast<int>(file - files_.begin()) : transfer.file;
-    if (known) sqe->flags = IOSQE_FIXED_FILE;
+    // Not registered with the ring: the kernel takes the ring of a killed process apart some time after the process has gone, and
+    // would keep the file open, and its lock, until then.
+    sqe->fd = transfer.file;
     sqe->off = static_cast<uint64_t>(transfer.offset);
     const iovec& first = transfer.step[0];
     const int slot = transfer.region != nullptr && transfer.stepCount == 1
@@ -186,14 +184,12 @@ class RingThread {
     std::abort();
   }
 
-  const std::vector<int> files_;
   WorkQueue& queue_;
   Ring ring_;
   RingMemory memory_;
   Bell bell_;
   std::atomic<bool> regionEnded_{false};
   uint64_t watcher_ = 0;
-  bool registeredFiles_ = false;
   std::vector<Flight> flights_;
   std::vector<uint32_t> free_;
   /** Transfers put into the ring whose computing has not been done yet. */
@@ -211,10 +207,10 @@ RingEngine::RingEngine(const RingOptions& options)
     const auto opened = std::make_shared<std::promise<void>>();
     ready.push_back(opened->get_future());
     // A ring belongs to the thread that made it.
-    start("kvferry-ring-" + std::to_string(i), [queue = queue_, bytes = registeredBytes_, options, depth, opened] {
+    start("kvferry-ring-" + std::to_string(i), [queue = queue_, bytes = registeredBytes_, depth, opened] {
       std::unique_ptr<RingThread> thread;
       try {
-        thread = std::make_unique<RingThread>(options, depth, *queue, *bytes);
+        thread = std::make_unique<RingThread>(depth, *queue, *bytes);
         opened->set_value();
       } catch (...) {
         opened->set_exception(std::current_exception());

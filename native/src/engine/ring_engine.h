@@ -14,8 +14,6 @@ struct RingOptions {
   uint32_t depth = 64;
   /** Units waiting or running. */
   uint32_t queueDepthMax = 65536;
-  /** Open files that all transfers are of; they stay the caller's, and open until the threads have ended. */
-  std::vector<int> files;
 };
 
 class RingEngine : public Executor {

@@ -328,10 +328,8 @@ class OpenBatch final : public Batch {
       return;
     }
     try {
-      std::vector<int> files{file.bufferedFile()};
-      if (file.direct()) files.push_back(file.file());
       ring_ = std::make_unique<RingEngine>(
-          RingOptions{kRings, std::max(options_.queueDepth, kRings), kQueueDepthMax, std::move(files)});
+          RingOptions{kRings, std::max(options_.queueDepth, kRings), kQueueDepthMax});
     } catch (const Error& error) {
       if (must) throw;
       reason_ = error.what();

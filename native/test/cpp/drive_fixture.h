@@ -92,8 +92,7 @@ class Rig {
     if (kind_ == Kind::Threads) {
       engine = std::make_unique<Engine>(EngineOptions{4, 10'000});
     } else {
-      engine = std::make_unique<RingEngine>(
-          RingOptions{2, 8, 10'000, {drive->file().file(), drive->file().bufferedFile()}});
+      engine = std::make_unique<RingEngine>(RingOptions{2, 8, 10'000});
     }
   }
   void close() {
@@ -237,7 +236,7 @@ class Rig {
 inline std::vector<Kind> kinds() {
   std::vector<Kind> result{Kind::Threads};
   try {
-    RingEngine probe({1, 1, 1, {}});
+    RingEngine probe({1, 1, 1});
     result.push_back(Kind::Ring);
   } catch (const Error&) {
   }
