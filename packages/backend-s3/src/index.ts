@@ -1,3 +1,4 @@
 export { S3Backend } from "./backend.js";
 export type { S3Config, S3Encryption } from "./config.js";
 export { s3Manifest } from "./manifest.js";
+export { storedNamespaces } from "./stored-namespaces.js";

@@ -1,4 +1,4 @@
-import { type AuthorContext, KvferryError } from "@kvferry/core";
+import { type AuthorContext, formatNamespaceRecord, KvferryError } from "@kvferry/core";
 import { runningChecksum } from "./checksum.js";
 import type { ObjectNames } from "./names.js";
 import type { CreateOutcome, RequestOptions, S3Requests } from "./requests.js";
@@ -12,11 +12,10 @@ import type { CreateOutcome, RequestOptions, S3Requests } from "./requests.js";
 export async function describeAndProbe(
   requests: S3Requests,
   names: ObjectNames,
-  { namespace, keyBytes, blockBytes, logger }: AuthorContext,
+  context: AuthorContext,
   options: RequestOptions,
 ): Promise<boolean> {
-  const facts = { digest: namespace.digestHex, keyBytes, blockBytes, fields: namespace.fields };
-  const text = Buffer.from(`${JSON.stringify(facts, null, 2)}\n`);
+  const text = Buffer.from(formatNamespaceRecord(context));
   const checksum = runningChecksum()(text);
   const create = (condition: boolean): Promise<CreateOutcome> =>
     requests.put(names.description, [text], checksum, condition, options, "open");
@@ -26,7 +25,7 @@ export async function describeAndProbe(
     if (!(thrown instanceof KvferryError) || thrown.code !== "UNSUPPORTED") throw thrown;
     await create(false);
   }
-  logger.info(
+  context.logger.info(
     { ...requests.place },
     "the storage does not honour If-None-Match: a block that two hosts store at once is written twice",
   );

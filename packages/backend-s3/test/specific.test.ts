@@ -18,7 +18,7 @@ import {
   storedBlockBytes,
 } from "@kvferry/core";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { S3Backend, type S3Config } from "../src/index.js";
+import { S3Backend, type S3Config, storedNamespaces } from "../src/index.js";
 import { FaultProxy } from "./fault-proxy.js";
 import { batchOf, filled, KEY_BYTES, keyOf, keysOf, namespaceOf, sameBytes, until } from "./fixtures.js";
 import { describeServers } from "./servers.js";
@@ -198,6 +198,22 @@ describeServers("s3", (server, name) => {
       for await (const page of stranger.scan()) expect(page).toEqual([]);
     }
     expect([...(await a.load(batchOf([1], createMemoryRegion(1, 64)))).outcomes]).toEqual([LOADED]);
+  });
+
+  it("tools find every namespace, and nothing else that lies in the bucket", async () => {
+    await (await open(64)).store(batchOf([1], filled([1], 64)));
+    await open(4096, {}, "other");
+    await open(64, { prefix: "cache2" }, "elsewhere");
+    for (const stranger of ["cache/a", "cache/zz/b", `cache/${"0".repeat(64)}/namespace.json`, "other/c"]) {
+      await server().admin.send(new PutObjectCommand({ Bucket: bucket, Key: stranger, Body: "{}" }));
+    }
+    const found = await storedNamespaces(server().config(bucket));
+    const shapes = found.map(({ namespace: { digestHex }, keyBytes, blockBytes }) => [digestHex, keyBytes, blockBytes]);
+    const wanted = [
+      [namespace.digestHex, KEY_BYTES, 64],
+      [namespaceOf("other").digestHex, KEY_BYTES, 4096],
+    ];
+    expect(shapes.sort()).toEqual(wanted.sort());
   });
 
   it("two writers of one key at once: one block, which is whole, and nobody fails", async () => {

@@ -1,4 +1,4 @@
-import { S3Backend } from "@kvferry/backend-s3";
+import { S3Backend, storedNamespaces } from "@kvferry/backend-s3";
 import type { ResolvedS3Tier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
@@ -12,7 +12,9 @@ export async function startS3Tier(tier: ResolvedS3Tier): Promise<TierRuntime> {
     place: `s3://${bucket}${prefix === "" ? "" : `/${prefix}`}`,
     capacityBytes: undefined,
     createBackend: () => new S3Backend(config),
-    namespaces: async () => [],
+    async namespaces() {
+      return (await storedNamespaces(config)).map((record) => ({ ...record, vllmFs: undefined }));
+    },
     queue: () => undefined,
     counters: () => ({}),
     gauges: () => ({}),

@@ -146,7 +146,7 @@ function compose(parts: readonly TierPart[], { operationsMax }: StorageLimits, s
 
 function tierOptions({ name, backend, circuit }: NamespaceTier, { config, backend: bare }: TierPart): TierOptions {
   const evictions = "onEvicting" in bare ? (bare as OffloadBackend & EvictionSource) : undefined;
-  return { name, backend, write: config.write, evictions, isDown: () => circuit() === "open" };
+  return { name, backend, write: config.write, evictions, isDown: () => circuit() !== "closed" };
 }
 
 async function timelyProblem(tier: TierRuntime): Promise<string | undefined> {
