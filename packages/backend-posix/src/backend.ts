@@ -4,6 +4,7 @@ import {
   type AuthorContext,
   type AuthorOptions,
   type AuthorScanOptions,
+  abortCode,
   type BatchResult,
   type BlockBatch,
   countOutcome,
@@ -123,7 +124,7 @@ export class PosixBackend extends OffloadBackend {
     const plan = planStore(batch, this.#index);
     if (plan.positions.length > 0) {
       const room = await this.#reserve(plan.positions.length, options);
-      for (const position of plan.positions.slice(room)) setOutcome(plan.result, position, Outcome.DROPPED, "NO_SPACE");
+      this.#noteWithoutRoom(plan.result, plan.positions.slice(room), options);
       const positions = plan.positions.slice(0, room);
       if (room > 0) {
         const part = room === batch.keys.count ? batch : selectBatch(batch, positions);
@@ -236,6 +237,15 @@ export class PosixBackend extends OffloadBackend {
   async #reserve(count: number, { signal }: AuthorOptions): Promise<number> {
     if (this.#root === undefined) return count;
     return this.#root.reserve(this.#tenant, count, this.#fileBytes, signal);
+  }
+
+  /** A block has no room because there is none, because the call was cut short in the wait for it, or because the storage cannot be written. */
+  #noteWithoutRoom(result: BatchResult, positions: readonly number[], { signal }: AuthorOptions): void {
+    const failure = signal?.aborted ? abortCode(signal) : this.#root?.trouble;
+    for (const position of positions) {
+      if (failure === undefined) setOutcome(result, position, Outcome.DROPPED, "NO_SPACE");
+      else setOutcome(result, position, Outcome.FAILED, failure);
+    }
   }
 
   /** Writes blocks for which there is room, and says what became of it. */

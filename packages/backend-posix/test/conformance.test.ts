@@ -11,6 +11,7 @@ conformance({
   factory: posixFactory({ config: { publish: "rename", direct: "off" } }),
 });
 conformance({ name: "posix, layout vllm-fs", test, factory: posixFactory({ config: { layout: "vllm-fs" } }) });
+conformance({ name: "posix with a capacity", test, factory: posixFactory({ config: { capacityBytes: 1 << 30 } }) });
 
 if (isRoot) conformance({ name: "posix on a small tmpfs", test, factory: posixFactory({ tmpfsBytes: 48 << 20 }) });
 else describe.skip("posix on a small tmpfs: mounting needs root", () => it("is not run", () => {}));

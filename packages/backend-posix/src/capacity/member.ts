@@ -109,6 +109,11 @@ export class Member {
     });
   }
 
+  /** No room can come now: nobody waits for it any more. */
+  giveUpWaiting(): void {
+    for (const waiter of [...this.#waiters]) waiter.done();
+  }
+
   /** Ends a reservation. `keys`: those of its blocks that are there now, in order; `lost`: files of which nobody knows whether they are. */
   settle(tenant: string, reserved: number, fileBytes: number, folder: string, keys: KeyBatch, lost: number = 0): void {
     const account = this.#account(tenant);
@@ -155,7 +160,7 @@ export class Member {
   /** Gives everything back. No store may be under way. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const waiter of [...this.#waiters]) waiter.done();
+    this.giveUpWaiting();
     await this.#writeLog();
     for (const account of this.#accounts.values()) account.releaseAll();
     await this.#writeState(() => NOTHING);

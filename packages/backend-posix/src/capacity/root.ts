@@ -1,6 +1,13 @@
 import { mkdir, realpath } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, type KeyBatch, type Logger, type PolicyFactory, toKvferryError } from "@kvferry/core";
+import {
+  type Clock,
+  type ErrorCode,
+  type KeyBatch,
+  type Logger,
+  type PolicyFactory,
+  toKvferryError,
+} from "@kvferry/core";
 import { createFileEngine, type FileEngine } from "@kvferry/native";
 import { newWriterName, writerHasEnded } from "../writers.js";
 import { NativeBlockRoot, removeDeadScratch, scratchFolder } from "./block-root.js";
@@ -90,6 +97,7 @@ export class SharedRoot {
   #leader: Leader | undefined;
   #indexes: SavedIndexes | undefined;
   #evictedBefore = 0;
+  #trouble: ErrorCode | undefined;
   #activeAtMs = Number.NEGATIVE_INFINITY;
   #missedAtMs = Number.NEGATIVE_INFINITY;
 
@@ -100,7 +108,7 @@ export class SharedRoot {
     const { logger, clock, capacityBytes, quotas } = options;
     const nowMs = (): number => clock.nowMs();
     const monotonicMs = (): number => clock.monotonicMs();
-    const warn = (thrown: unknown): void => this.#warn(thrown);
+    const warn = (thrown: unknown): ErrorCode => this.#warn(thrown);
     const hasEnded = (name: string): boolean => writerHasEnded(name) === true;
     this.#lease = new Lease({ files, writer: own, expiryMs: EXPIRY_MS, monotonicMs, hasEnded });
     const wake = (): void => this.#hurry();
@@ -125,7 +133,13 @@ export class SharedRoot {
     this.#ownEngine = options.engine === undefined ? createFileEngine({ threads: 2 }) : undefined;
     const engine = options.engine ?? (this.#ownEngine as FileEngine);
     this.#blocks = new NativeBlockRoot({ ...options, engine, writer: own, scratch: scratchFolder(folder, own), nowMs });
-    this.#memberLoop = new Loop(() => this.#memberTurn(), warn);
+    this.#memberLoop = new Loop(
+      () => this.#memberTurn(),
+      (thrown) => {
+        this.#trouble = warn(thrown);
+        this.#member.giveUpWaiting();
+      },
+    );
     this.#leaderLoop = new Loop(() => this.#leaderTurn(), warn);
     this.#renewLoop = new Loop(async () => {
       await lease.renew();
@@ -152,6 +166,11 @@ export class SharedRoot {
       evictedBlocks: this.#evictedBefore + (this.#leader?.evictedBlocks ?? 0),
       usesForgotten: this.#member.usesForgotten,
     };
+  }
+
+  /** Why this server cannot ask for room at present: its last turn has failed. */
+  get trouble(): ErrorCode | undefined {
+    return this.#trouble;
   }
 
   join(user: FolderUser): void {
@@ -198,6 +217,7 @@ export class SharedRoot {
     const names = await this.#files.list();
     const epoch = this.#lease.note(names);
     await this.#member.turn(epoch);
+    this.#trouble = undefined;
     await this.#followed.follow(names, epoch, this.#lease.held);
     if (this.#leader === undefined && (await this.#lease.isFree(names)) && (await this.#lease.take())) this.#lead();
     if (!this.#member.waits) return this.#pause;
@@ -281,12 +301,13 @@ export class SharedRoot {
     for (const user of this.#users) user.evictionsMissed();
   }
 
-  #warn(thrown: unknown): void {
+  #warn(thrown: unknown): ErrorCode {
     const err = toKvferryError(thrown, "capacity", { root: this.#options.root });
     const now = this.#options.clock.monotonicMs();
-    if (now - (this.#warnedAtMs.get(err.code) ?? Number.NEGATIVE_INFINITY) < WARN_EVERY_MS) return;
+    if (now - (this.#warnedAtMs.get(err.code) ?? Number.NEGATIVE_INFINITY) < WARN_EVERY_MS) return err.code;
     this.#warnedAtMs.set(err.code, now);
     this.#options.logger.warn({ err }, "the root's capacity could not be looked after; this is tried again");
+    return err.code;
   }
 }
 
