@@ -1,4 +1,4 @@
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type AuthorContext,
@@ -8,7 +8,6 @@ import {
   type BatchResult,
   type BlockBatch,
   countOutcome,
-  formatNamespaceRecord,
   type KeyBatch,
   keyAt,
   LookupState,
@@ -17,11 +16,11 @@ import {
   Outcome,
   POLICIES,
   packKeys,
-  type ScanEntry,
   type ScanPage,
   selectBatch,
   selectKeys,
   setOutcome,
+  storedBlockBytes,
   toKvferryError,
   type Usage,
 } from "@kvferry/core";
@@ -29,22 +28,15 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { RecordKind } from "./capacity/log.js";
 import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
+import { describe, makeFolder } from "./describe.js";
 import { Evicted } from "./evicted.js";
-import { type Folders, folderName, foldersOf, leafFolders } from "./layout.js";
+import { type Folders, folderName, foldersOf } from "./layout.js";
+import { blocksIn, type Leaf } from "./leaves.js";
 import { posixManifest } from "./manifest.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
 import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
-
-const FOOTER_BYTES = 4096;
-
-/** What was found in one folder, and `Presence.removals` before it was listed. */
-interface Leaf {
-  readonly entries: readonly ScanEntry[];
-  readonly keys: KeyBatch;
-  readonly removals: number;
-}
 
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
@@ -88,7 +80,7 @@ export class PosixBackend extends OffloadBackend {
     this.#engine =
       this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
     this.#store = await this.#openStore(folders, context, this.#engine);
-    await this.#describe(folders, context);
+    await describe(folders, this.#config, context, this.#writer);
     const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs());
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
@@ -211,8 +203,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   get #fileBytes(): number {
-    const { blockBytes } = this.context;
-    return Math.ceil(blockBytes / FOOTER_BYTES) * FOOTER_BYTES + FOOTER_BYTES;
+    return storedBlockBytes(this.context.blockBytes);
   }
 
   async #joinRoot({ logger, clock }: AuthorContext): Promise<void> {
@@ -285,23 +276,6 @@ export class PosixBackend extends OffloadBackend {
     });
   }
 
-  /** Leaves the identity where people and tools find it, and vLLM its own. */
-  async #describe(folders: Folders, context: AuthorContext): Promise<void> {
-    const mode = this.#config.fileMode;
-    const text = formatNamespaceRecord(context);
-    const name = this.#config.layout === "vllm-fs" ? `namespace-${context.namespace.digestHex}.json` : "namespace.json";
-    await writeWhole(join(folders.namespace, name), text, join(folders.writers, this.#writer, name), mode);
-    const { vllmFs } = this.#config;
-    if (this.#config.layout !== "vllm-fs" || vllmFs === undefined) return;
-    const vllmFolder = join(this.#config.root, vllmFs.base);
-    await makeFolder(vllmFolder, this.#config.folderMode);
-    await writeFile(join(vllmFolder, "config.json"), vllmFs.config, { flag: "wx", mode }).catch(
-      (thrown: NodeJS.ErrnoException) => {
-        if (thrown.code !== "EEXIST") throw toKvferryError(thrown, "open");
-      },
-    );
-  }
-
   async #watchWriters(folders: Folders, context: AuthorContext): Promise<void> {
     const nowMs = () => context.clock.nowMs();
     // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
@@ -341,42 +315,12 @@ export class PosixBackend extends OffloadBackend {
   async *#leaves(signal: AbortSignal | undefined): AsyncGenerator<Leaf> {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
-    for await (const leaf of leafFolders(this.#config.layout, blocks, keyBytes)) {
+    const { layout, adopt } = this.#config;
+    const facts = { layout, adopt, blocks, keyBytes, blockBytes, fileBytes: this.#fileBytes, files: this.#files };
+    for await (const leaf of blocksIn({ ...facts, removals: () => this.#index.removals })) {
       signal?.throwIfAborted();
-      const { removals } = this.#index;
-      const listing = await this.#files.listFolder(leaf.path);
-      const entries: ScanEntry[] = [];
-      for (const [i, name] of listing.names.entries()) {
-        const bytes = listing.bytes[i] as number;
-        if (bytes !== this.#fileBytes && !(this.#config.adopt && bytes === blockBytes)) continue;
-        const key = leaf.keyOf(name);
-        const at = listing.modifiedAtMs[i] as number;
-        if (key) entries.push({ key, bytes, storedAtMs: at, usedAtMs: at });
-      }
-      yield await this.#ownOnly({
-        entries,
-        keys: packKeys(
-          entries.map(({ key }) => key),
-          keyBytes,
-        ),
-        removals,
-      });
+      yield leaf;
     }
-  }
-
-  /** In vLLM's directory other namespaces have the same paths; the files tell whose they are. */
-  async #ownOnly(leaf: Leaf): Promise<Leaf> {
-    if (this.#config.layout !== "vllm-fs" || leaf.entries.length === 0) return leaf;
-    const ours = await this.#files.exists(leaf.keys.bytes, undefined);
-    const entries = leaf.entries.filter((_, i) => ours[i] === 1);
-    return {
-      ...leaf,
-      entries,
-      keys: packKeys(
-        entries.map(({ key }) => key),
-        leaf.keys.stride,
-      ),
-    };
   }
 
   async #write(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
@@ -455,23 +399,5 @@ function tellFirst(keys: KeyBatch, { outcomes }: BatchResult): void {
       outcomes[of] = Outcome.REMOVED;
       outcomes[i] = Outcome.MISS;
     }
-  }
-}
-
-async function makeFolder(path: string, mode: number): Promise<void> {
-  try {
-    await mkdir(path, { recursive: true, mode });
-  } catch (thrown) {
-    throw toKvferryError(thrown, "open", { path });
-  }
-}
-
-async function writeWhole(path: string, text: string, unfinished: string, mode: number): Promise<void> {
-  try {
-    await writeFile(unfinished, text, { mode });
-    await rename(unfinished, path);
-  } catch (thrown) {
-    await rm(unfinished, { force: true });
-    throw toKvferryError(thrown, "open", { path });
   }
 }
