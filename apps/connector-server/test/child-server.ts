@@ -94,7 +94,19 @@ export async function start(
 export async function serveInChild(folder: string, args: readonly string[] = []): Promise<ChildServer> {
   const socket = join(folder, "kvferry.sock");
   const root = join(folder, "blocks");
-  const { child, finished } = await start(["serve", "--socket", socket, "--data", root, "--http", "off", ...args]);
+  const started = await start(["serve", "--socket", socket, "--data", root, "--http", "off", ...args]);
+  await listening(started.finished, socket);
+  return { ...started, socket, root, rssBytes: () => rssOf(started.child.pid as number) };
+}
+
+/** A server in a process of its own that listens where its configuration says. */
+export async function serveConfig(file: string, socket: string): Promise<Awaited<ReturnType<typeof start>>> {
+  const started = await start(["serve", "--config", file]);
+  await listening(started.finished, socket);
+  return started;
+}
+
+async function listening(finished: Promise<Finished>, socket: string): Promise<void> {
   let ended: Finished | undefined;
   void finished.then((result) => {
     ended = result;
@@ -103,7 +115,6 @@ export async function serveInChild(folder: string, args: readonly string[] = [])
     if (ended !== undefined) throw new Error(`the server ended: ${ended.stderr}`);
     return listens(socket);
   }, 20_000);
-  return { child, socket, root, finished, rssBytes: () => rssOf(child.pid as number) };
 }
 
 function listens(socket: string): boolean {

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type KeyBatch, keyAt } from "@kvferry/core";
 import { describe, expect, it } from "vitest";
-import { run, serveInChild, start } from "./child-server.js";
+import { run, serveConfig, serveInChild, start } from "./child-server.js";
 import { connect, fill, randomKeys, range, scratch } from "./helpers.js";
 
 const TIMEOUT_MS = 60_000;
@@ -52,6 +52,27 @@ describe("kvferry verify", { timeout: TIMEOUT_MS }, () => {
     // it may have been too early for an orderly end
     if (signal === null) expect({ code, ...JSON.parse(stdout) }).toMatchObject({ code: 130, interrupted: true });
     else expect(signal).toBe("SIGINT");
+  });
+
+  it("reads the segments of a drive, once no server has it any more", async () => {
+    const folder = scratch();
+    const file = join(folder, "kvferry.yaml");
+    const socket = join(folder, "s");
+    const tier = { backend: "nvme", path: join(folder, "nvme"), capacity: "64MiB" };
+    writeFileSync(file, JSON.stringify({ socket, http: "off", tiers: [tier] }));
+    const server = await serveConfig(file, socket);
+    const { client, region } = await connect(socket);
+    const keys = randomKeys(8);
+    fill(region, keys, range(8));
+    await client.store(keys, range(8));
+    const busy = await run(["verify", "--config", file]);
+    expect(busy).toMatchObject({ code: 1, stderr: expect.stringContaining("another process uses this drive") });
+    server.child.kill("SIGKILL");
+    await server.finished;
+    const sound = await run(["verify", "--config", file, "--json"]);
+    expect(JSON.parse(sound.stdout)).toMatchObject({ namespaces: [{ tier: "nvme", blocks: 8, sound: 8 }] });
+    const found = await run(["inspect", hex(keys, 2), "--config", file]);
+    expect(found).toMatchObject({ code: 0, stdout: expect.stringContaining("sound, CRC-32C") });
   });
 
   it("says what is wrong with its flags", async () => {

@@ -14,6 +14,7 @@ import { type NvmeDriveConfig, resolveDriveConfig, type WorthKeeping } from "./c
 import { type NvmeDrive, openNvmeDrive } from "./drive.js";
 import { nvmeManifest } from "./manifest.js";
 import { RowState, type Shelf, type ShelfUser } from "./shelf.js";
+import { describeNamespace } from "./stored-namespaces.js";
 
 export interface NvmeBackendOptions {
   /** Which blocks outlive the segment that they lie in; default: those that were loaded since they were written, and what comes before them
@@ -49,6 +50,7 @@ export class NvmeBackend extends OffloadBackend {
     const { logger, clock } = context;
     this.#drive = "drive" in this.#config ? this.#config.drive : await openNvmeDrive(this.#config, { logger, clock });
     this.#shelf = this.#drive.attach(context, this.#user);
+    await describeNamespace(this.#drive.config, context);
   }
 
   protected override async _lookup(keys: KeyBatch): Promise<Uint8Array> {

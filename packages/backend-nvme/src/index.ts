@@ -2,3 +2,4 @@ export { NvmeBackend, type NvmeBackendOptions, type NvmeConfig } from "./backend
 export type { NvmeDriveConfig, NvmeDriveHooks, WorthKeeping } from "./config.js";
 export { type NvmeDrive, type NvmeDriveCounters, type NvmeDriveProbe, openNvmeDrive } from "./drive.js";
 export { nvmeManifest } from "./manifest.js";
+export { storedNamespaces } from "./stored-namespaces.js";

@@ -1,4 +1,4 @@
-import { NvmeBackend, openNvmeDrive } from "@kvferry/backend-nvme";
+import { NvmeBackend, openNvmeDrive, storedNamespaces } from "@kvferry/backend-nvme";
 import type { Logger } from "@kvferry/core";
 import { folderProblem } from "./folder.js";
 import type { ResolvedNvmeTier } from "./tier-config.js";
@@ -15,7 +15,9 @@ export async function startNvmeTier(tier: ResolvedNvmeTier, logger: Logger): Pro
     place: config.path,
     capacityBytes: config.capacityBytes,
     createBackend: () => new NvmeBackend({ drive }),
-    namespaces: async () => [],
+    async namespaces() {
+      return (await storedNamespaces(config.path)).map((record) => ({ ...record, vllmFs: undefined }));
+    },
     queue: () => undefined,
     counters() {
       const counted = drive.counters();
