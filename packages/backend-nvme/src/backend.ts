@@ -50,7 +50,9 @@ export class NvmeBackend extends OffloadBackend {
     const { logger, clock } = context;
     this.#drive = "drive" in this.#config ? this.#config.drive : await openNvmeDrive(this.#config, { logger, clock });
     this.#shelf = this.#drive.attach(context, this.#user);
-    await describeNamespace(this.#drive.config, context);
+    await describeNamespace(this.#drive.config, context).catch((err: unknown) => {
+      logger.warn({ err }, "could not write down whose blocks these are: tools will not find them");
+    });
   }
 
   protected override async _lookup(keys: KeyBatch): Promise<Uint8Array> {
