@@ -300,8 +300,8 @@ export interface RecoveredDrive {
     readonly keyBytes: Float64Array;
   };
   readonly namespaces: readonly RecoveredNamespace[];
-  /** Segments and records that were left out because what is on disk does not verify. A record that was being written when a
-   * process died may count here; nothing of it had been reported as stored. */
+  /** Segments whose header (then nothing of them is used) or summary (then their records were walked) does not verify or could not be
+   * read, and records that were left out because their header does not verify. */
   readonly damagedSegments: number;
   readonly damagedRecords: number;
 }
