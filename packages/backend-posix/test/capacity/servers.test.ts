@@ -116,16 +116,32 @@ function sleep(ms: number): Promise<void> {
 }
 
 /** Bytes of all block files, temporary and damaged ones too, and how many blocks have a name. */
-function measure(root: string): { bytes: number; blocks: number } {
+function measure(folder: string): { bytes: number; blocks: number } {
   let [bytes, blocks] = [0, 0];
-  for (const name of readdirSync(root, { recursive: true, encoding: "utf8" })) {
-    if (name.startsWith("capacity") || name.endsWith(".json")) continue;
-    const found = statSync(join(root, name), { throwIfNoEntry: false });
-    if (found?.isFile() !== true) continue;
-    bytes += found.size;
-    if (name.includes("/blocks/") && name.endsWith(".kvb")) blocks++;
+  for (const name of namesIn(folder)) {
+    if (name === "capacity" || name.endsWith(".json")) continue;
+    const path = join(folder, name);
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (found?.isDirectory()) {
+      const below = measure(path);
+      bytes += below.bytes;
+      blocks += below.blocks;
+    } else if (found?.isFile()) {
+      bytes += found.size;
+      if (path.includes("/blocks/") && name.endsWith(".kvb")) blocks++;
+    }
   }
   return { bytes, blocks };
+}
+
+/** None where the folder has just gone: a leader removes those of servers that have ended. */
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch (thrown) {
+    if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return [];
+    throw thrown;
+  }
 }
 
 /** What is on storage at one moment, at which no server moves. */
