@@ -1,20 +1,26 @@
-// First in, first out: the simplest policy there is, and how one of your own looks.
+// First in, first out, whoever has children: the simplest policy there is, and how one of your own looks.
 
-/** A policy for POLICIES' form: lets go of what was inserted longest ago. */
-export function fifo({ table }) {
-  /** Rows in the order of their insertion; a Map keeps it. */
-  const rows = new Map();
-  let inserted = 0;
+const NO_ROW = -1;
+
+/** A policy in the form of POLICIES: lets go of what was inserted longest ago. Its queue is only as bounded as the trace. */
+export function fifo() {
+  const queue = [];
+  let head = 0;
+  /** Where in the queue a row stands that is there. */
+  const placeOf = new Map();
   return {
     name: "fifo",
     memoryBytes: 0,
-    inserted: (row) => rows.set(row, inserted++),
-    used: () => {},
-    removed: (row) => rows.delete(row),
-    victim() {
-      for (const row of rows.keys()) if (table.children(row) === 0) return row;
-      return rows.keys().next().value ?? -1;
+    inserted(row) {
+      placeOf.set(row, queue.length);
+      queue.push(row);
     },
-    worth: (row) => rows.get(row) ?? -1,
+    used() {},
+    removed: (row) => placeOf.delete(row),
+    victim() {
+      while (head < queue.length && placeOf.get(queue[head]) !== head) head++;
+      return queue[head] ?? NO_ROW;
+    },
+    worth: (row) => placeOf.get(row) ?? -1,
   };
 }

@@ -14,7 +14,8 @@ const BLOCK_BYTES = 1;
  */
 export function replay({ requests, distinct, references }, capacityBlocks, makePolicy, { seed = 1 } = {}) {
   const index = new PrefixIndex({ keyBytes: KEY_BYTES, expectedBlocks: Math.min(capacityBlocks, distinct) });
-  const policy = makePolicy({ table: index, capacityBlocks, seed });
+  const blockOf = [];
+  const policy = makePolicy({ table: reproducible(index, blockOf), capacityBlocks, seed });
   const longest = requests.reduce((most, { blocks }) => Math.max(most, blocks.length), 0);
   const rows = new Int32Array(longest);
   const before = new Int32Array(longest);
@@ -30,6 +31,7 @@ export function replay({ requests, distinct, references }, capacityBlocks, makeP
     index.findMany(keys, before);
     index.insert(keys, { tier: TIER, bytes: BLOCK_BYTES, nowMs }, rows);
     index.touch(before.subarray(0, blocks.length), nowMs);
+    for (let i = 0; i < blocks.length; i++) blockOf[rows[i]] = blocks[i];
     const begun = performance.now();
     for (let i = blocks.length - 1; i >= 0; i--) {
       use.position = i;
@@ -43,6 +45,20 @@ export function replay({ requests, distinct, references }, capacityBlocks, makeP
     hitRatio: references === 0 ? 0 : found / references,
     microsecondsPerBlock: references === 0 ? 0 : (policyMs * 1e3) / references,
     policyBytesPerBlock: index.size === 0 ? 0 : policy.memoryBytes / index.size,
+  };
+}
+
+/** The index, with hashes of the blocks' numbers: its own differ from process to process, and so would what is sampled by them. */
+function reproducible(index, blockOf) {
+  return {
+    get rowLimit() {
+      return index.rowLimit;
+    },
+    parent: (row) => index.parent(row),
+    children: (row) => index.children(row),
+    lastUseMs: (row) => index.lastUseMs(row),
+    uses: (row) => index.uses(row),
+    hash: (row) => Math.imul(blockOf[row] + 1, 0x9e3779b1) >>> 0,
   };
 }
 

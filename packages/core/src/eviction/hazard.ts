@@ -9,7 +9,7 @@ import { RowLists } from "./row-lists.js";
 import { grownInt32, grownUint8, rowsFor } from "./rows.js";
 
 /** Blocks that have gone and whose uses are remembered, for each of the capacity. */
-const GHOSTS_SHARE = 4;
+const GHOSTS_SHARE = 5;
 /** Ages are looked at again this often, in parts of a bucket. */
 const SWEEPS_A_BUCKET = 4;
 
@@ -26,7 +26,7 @@ const WAITING_LIST = QUEUES;
  * the last use; how likely each kind is used again is learned from the requests themselves. docs/eviction.md explains it.
  *
  * Only blocks without children are ranked, in one queue for each class and bucket of age; the others wait until their last child has
- * gone. 15 bytes a row, 20 a block of the capacity for the ghosts, and 1.6 MB.
+ * gone. 15 bytes a row, 25 a block of the capacity for the ghosts, and at most 2 MB for what is learned.
  */
 export class HazardPolicy implements EvictionPolicy {
   readonly name: string = "hazard";

@@ -4,19 +4,21 @@ import { ReuseModel } from "./reuse-model.js";
 import { UseHistory } from "./use-history.js";
 
 /** Uses of the sample that are remembered, at most, and over how many capacities they reach. */
-const HISTORY_USES_MAX = 131_072;
+const HISTORY_USES_MAX = 65_536;
 const HISTORY_USES_MIN = 32_768;
 const HISTORY_CAPACITIES = 16;
 /** The model is estimated anew after so many uses of the sample: at first often, then after a part of the history. */
-const LEARN_USES_MIN = 128;
+const LEARN_USES_MIN = 512;
 const LEARN_SHARE = 16;
-/** Before so many capacities of uses were seen, nothing that comes back late can have been seen coming back: rank by age. */
-const WARM_UP_CAPACITIES = 2;
+/** Before so many capacities of uses were seen, what comes back late cannot have been seen coming back: rank by age. */
+const WARM_UP_CAPACITIES = 1;
 /** The stretch on which both rankings are judged. */
 const TRIAL_CAPACITIES = 1;
 const TRIAL_USES_MIN = 4096;
-/** By how much ranking by age must have been better. */
-const TRIAL_MARGIN = 1.01;
+/** What a trial still weighs at the next one. */
+const TRIAL_DECAY = 0.75;
+/** Ranking by age is the choice unless the other finds so much more: a difference below is within what a trial can tell. */
+const TRIAL_GAIN_MIN = 1.02;
 
 export interface ReuseLearnerOptions {
   readonly scale: AgeScale;
@@ -43,6 +45,9 @@ export class ReuseLearner {
   #learnAt: number = LEARN_USES_MIN;
   #uses = 0;
   #ranksByAge = true;
+  /** Hits a use of both rankings, later trials weighing more. */
+  #byAgeHits = 0;
+  #byWorthHits = 0;
 
   constructor({ scale, capacityBlocks, levels, seed }: ReuseLearnerOptions) {
     const classes = levels.reduce((product, parts) => product * parts, 1);
@@ -93,7 +98,9 @@ export class ReuseLearner {
     const room = this.#capacityBlocks * this.#share * uses;
     const byAge = this.#expected.byAge(this.#reuses, this.#exposure, room);
     const byWorth = this.#expected.byWorth(this.#model.worth, this.#reuses, this.#exposure, room);
-    return byAge > byWorth * TRIAL_MARGIN;
+    this.#byAgeHits = this.#byAgeHits * TRIAL_DECAY + byAge / uses;
+    this.#byWorthHits = this.#byWorthHits * TRIAL_DECAY + byWorth / uses;
+    return this.#byWorthHits <= this.#byAgeHits * TRIAL_GAIN_MIN;
   }
 
   /** Sums up the last `uses` uses. */
