@@ -1,4 +1,4 @@
-import { PosixBackend, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
@@ -9,21 +9,38 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
   const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
   await prepareFolder(config.root, `${field}.root`);
   const engine = createFileEngine({ queueDepthMax: blocksMax, ...(threads === undefined ? {} : { threads }) });
+  const backends = new Set<PosixBackend>();
   return {
     name,
     backend,
     place: config.root,
     capacityBytes: config.capacityBytes,
-    createBackend: (_namespace, { vllmFs }) =>
-      new PosixBackend({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) }),
+    createBackend(_namespace, { vllmFs }) {
+      for (const each of backends) if (each.state === "closed") backends.delete(each);
+      const created = new PosixBackend({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) });
+      backends.add(created);
+      return created;
+    },
     queue() {
       const { queuedLoads, queuedStores, running } = engine.stats();
       return { loads: queuedLoads, stores: queuedStores, running };
     },
     namespaces: () => storedNamespaces(config.root, config.layout),
     counters: () => ({}),
-    gauges: () => ({}),
+    gauges: () => (config.capacityBytes === undefined ? {} : rootGauges(backends)),
     problem: () => folderProblem(config.root),
     close: () => engine.close(),
+  };
+}
+
+/** The root's capacity as this process sees it; what only the leader knows is 0 in others. */
+function rootGauges(backends: Iterable<PosixBackend>): Readonly<Record<string, number>> {
+  let status: RootStatus | undefined;
+  for (const { state, rootStatus } of backends) if (state === "open") status ??= rootStatus;
+  return {
+    root_leads: status?.leads === true ? 1 : 0,
+    root_counted_bytes: status?.count?.counted.bytes ?? 0,
+    root_outstanding_bytes: status?.count?.outstanding.bytes ?? 0,
+    root_evicted_blocks: status?.evictedBlocks ?? 0,
   };
 }
