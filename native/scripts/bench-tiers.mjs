@@ -125,6 +125,7 @@ async function benchDrive(blockBytes, ioUring) {
     segments: SEGMENTS,
     direct: "auto",
     ioUring,
+    discard: "auto",
     fileMode: 0o600,
   });
   const region = filledRegion(256 * MiB);
@@ -180,7 +181,7 @@ async function benchRecover(blockCount) {
   const segmentBytes = 5 * MiB;
   const perSegment = plan(blocks, 4096, 1, segmentBytes).length * blocks;
   const segments = Math.ceil(blockCount / perSegment);
-  const options = { path, segmentBytes, segments, direct: "auto", ioUring: "auto", fileMode: 0o600 };
+  const options = { path, segmentBytes, segments, direct: "auto", ioUring: "auto", discard: "auto", fileMode: 0o600 };
   const region = filledRegion(MiB);
   let drive = await openSegmentDrive(options);
   try {

@@ -230,6 +230,9 @@ export interface SegmentDriveOptions {
   readonly direct: "auto" | "on" | "off";
   /** auto: io_uring where the kernel lets us and O_DIRECT works, else threads. */
   readonly ioUring: "auto" | "on" | "off";
+  /** Whether the room of a segment whose life has ended is given back to the drive. auto: of a block device (TRIM), but not of a file:
+   * writing over what was written is faster than into holes, which have to be allocated again. */
+  readonly discard: "auto" | "on" | "off";
   /** Transfers that the drive works on at a time; default 64. */
   readonly queueDepth?: number;
   readonly fileMode: number;
@@ -344,7 +347,8 @@ export interface SegmentDrive {
   /** What the drive holds: reads summaries, walks the records of unsealed segments. To be called once, before anything is begun or appended;
    * blocks are verified when they are read, not here. */
   recover(): Promise<RecoveredDrive>;
-  /** Ends a segment's life and gives its room back to the drive (TRIM, hole punching) where it takes it; its bytes stay counted in the file's size. */
+  /** Ends a segment's life and, by the option of that name, gives its room back to the drive (TRIM, hole punching) where it takes it; its bytes
+   * stay counted in the file's size. */
   discard(segment: number): Promise<void>;
   counters(): SegmentDriveCounters;
   stats(): FileEngineStats;

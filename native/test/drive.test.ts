@@ -69,6 +69,7 @@ async function open(folder: string, engine: Engine, more: Partial<SegmentDriveOp
     segments: 8,
     direct: "auto",
     ioUring: engine === "threads" ? "off" : "auto",
+    discard: "on",
     fileMode: 0o600,
     ...more,
   });
@@ -286,7 +287,7 @@ describe("opening a drive", () => {
     const script = `
       const native = require(${JSON.stringify(addonPath)});
       native.openSegmentDrive({ path: ${JSON.stringify(folder)}, segmentBytes: ${SEGMENT}, segments: 8, direct: "auto",
-        ioUring: "off", queueDepth: 4, fileMode: 0o600 }).then(() => console.log("open"), (error) => console.log(error.code));`;
+        ioUring: "off", discard: "on", queueDepth: 4, fileMode: 0o600 }).then(() => console.log("open"), (error) => console.log(error.code));`;
     const other = (): string => spawnSync(process.execPath, ["-e", script], { encoding: "utf8" }).stdout.trim();
     expect(other()).toBe("BUSY");
     await drive.close();

@@ -46,6 +46,7 @@ tiers:
     segment: 64MiB
     direct: auto
     ioUring: auto
+    discard: auto
     dailyWrites: 1TiB
   - backend: s3
     write: back

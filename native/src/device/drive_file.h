@@ -19,6 +19,8 @@ struct DriveOptions {
   uint64_t segmentBytes = 0;
   uint64_t segments = 0;
   Direct direct = Direct::Auto;
+  /** Whether the room of ended segments is given back; Auto: on devices. */
+  Direct discard = Direct::Auto;
   mode_t fileMode = 0600;
   /** For tests. */
   TransferFaults faults;

@@ -353,6 +353,7 @@ Napi::Value openSegmentDrive(const Napi::CallbackInfo& info) {
     options.drive.segmentBytes = wholeNumber(object.Get("segmentBytes"), "segmentBytes", kWholeMax);
     options.drive.segments = wholeNumber(object.Get("segments"), "segments", UINT32_MAX);
     options.drive.direct = static_cast<Direct>(choice(object.Get("direct"), "direct", {"auto", "on", "off"}));
+    options.drive.discard = static_cast<Direct>(choice(object.Get("discard"), "discard", {"auto", "on", "off"}));
     options.drive.fileMode = static_cast<mode_t>(wholeNumber(object.Get("fileMode"), "fileMode", 07777));
     options.ioUring = static_cast<Direct>(choice(object.Get("ioUring"), "ioUring", {"auto", "on", "off"}));
     options.queueDepth = static_cast<uint32_t>(wholeNumber(object.Get("queueDepth"), "queueDepth", kTransfersMax));

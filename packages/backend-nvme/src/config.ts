@@ -27,6 +27,9 @@ export interface NvmeDriveConfig {
   readonly direct?: "auto" | "on" | "off";
   /** io_uring: `auto` (default) falls back to threads where the kernel refuses it. */
   readonly ioUring?: "auto" | "on" | "off";
+  /** TRIM, or hole punching, of segments that were given up: `auto` (default) on block devices only. In a file it would give up room that has to be
+   * allocated again, which makes writes slower. */
+  readonly discard?: "auto" | "on" | "off";
   /** Transfers that the drive works on at a time; default 64. */
   readonly queueDepth?: number;
   /** Default 0o600 and 0o700: KV blocks hold what users wrote. */
@@ -74,6 +77,7 @@ export function resolveDriveConfig(config: NvmeDriveConfig, hooks: NvmeDriveHook
     ...{ path, capacityBytes, segmentBytes, segmentBytesDefault, queueDepth },
     direct: choice("direct", config.direct),
     ioUring: choice("ioUring", config.ioUring),
+    discard: choice("discard", config.discard),
     fileMode: mode("fileMode", config.fileMode ?? 0o600),
     folderMode: mode("folderMode", config.folderMode ?? 0o700),
     dailyWriteBytesMax: dailyWriteBytesMax ?? Number.POSITIVE_INFINITY,

@@ -15,7 +15,7 @@ const SEGMENT_BYTES_AT = 32;
 /** Opens the drive of a configuration, making what is missing.
  * @throws KvferryError that names the setting, or the path, and what helps. */
 export async function openNative(config: ResolvedDriveConfig): Promise<SegmentDrive> {
-  const { path, capacityBytes, direct, ioUring, queueDepth, fileMode, folderMode } = config;
+  const { path, capacityBytes, direct, ioUring, discard, queueDepth, fileMode, folderMode } = config;
   try {
     const isDevice = (await stat(path).catch(() => undefined))?.isBlockDevice() ?? false;
     if (!isDevice) await mkdir(path, { recursive: true, mode: folderMode });
@@ -23,7 +23,7 @@ export async function openNative(config: ResolvedDriveConfig): Promise<SegmentDr
       config.segmentBytes ?? (await madeWith(isDevice ? path : join(path, FILE_NAME))) ?? config.segmentBytesDefault;
     const segments = segmentCount(capacityBytes, segmentBytes);
     return await openWhenFree({
-      ...{ path, segmentBytes, segments, direct, ioUring, fileMode },
+      ...{ path, segmentBytes, segments, direct, ioUring, discard, fileMode },
       ...(queueDepth === undefined ? {} : { queueDepth }),
     });
   } catch (thrown) {

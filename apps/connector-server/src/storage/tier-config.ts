@@ -46,6 +46,7 @@ export interface NvmeTierConfig extends CommonTierConfig {
   readonly segment?: Size;
   readonly direct?: "auto" | "on" | "off";
   readonly ioUring?: "auto" | "on" | "off";
+  readonly discard?: "auto" | "on" | "off";
   readonly dailyWrites?: Size;
 }
 
