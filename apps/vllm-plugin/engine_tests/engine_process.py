@@ -8,6 +8,7 @@ that only the tier is left; "settle" steps until nothing is on its way; "calls" 
 import glob
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -51,7 +52,11 @@ def make_model(path, kind):
         model = Gemma3ForCausalLM(config)
     partial = f"{path}.{os.getpid()}"
     model.to(torch.float32).save_pretrained(partial)
-    os.rename(partial, path)
+    try:
+        os.rename(partial, path)
+    except OSError:  # an engine that started beside this one was first
+        shutil.rmtree(partial)
+        assert os.path.exists(os.path.join(path, "config.json")), path
 
 
 def prompt(index, length):

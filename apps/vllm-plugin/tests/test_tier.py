@@ -73,7 +73,7 @@ def test_first_lookup_waits_no_longer_than_its_budget(harness, server, timer):
     keys = keys_of(4)
     request = h.request(keys)
     answer, held = timer.run(h.tier.lookup, keys[0], request)
-    assert answer is RETRY and 0 < held.asked <= BUDGET_S
+    assert answer is RETRY and held.asked <= BUDGET_S
     assert h.settle(keys, request) == [MISS] * 4
 
 
