@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 // `npm run bench:index`: memory, lookups, snapshot and recovery of the prefix index. See measure.mjs for what is measured.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { cleanUpAtExit, start } from "../../scripts/lib/processes.mjs";
+import { machine } from "../lib/machine.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
 const results = join(root, "benchmarks/results");
@@ -88,18 +89,6 @@ function print(measured) {
   for (const [title, read, write] of TABLE) {
     console.log(`${title.padEnd(48)}${measured.map((of) => write(read(of)).padStart(14)).join("")}`);
   }
-}
-
-function machine() {
-  const [first] = cpus();
-  return {
-    cpu: first?.model,
-    cores: cpus().length,
-    memoryBytes: totalmem(),
-    kernel: release(),
-    node: process.version,
-    loadAverage: loadavg(),
-  };
 }
 
 const measured = [];

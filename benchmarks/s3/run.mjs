@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 // `npm run bench:s3`: S3Backend beside loops over the bare SDK, against the same real servers, in alternating rounds.
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus, loadavg, release, totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { CreateBucketCommand, S3Client } from "@aws-sdk/client-s3";
 import { cleanUpAtExit } from "../../scripts/lib/processes.mjs";
 import { buildS3Servers, S3_SERVER_NAMES, startS3Server } from "../../scripts/lib/s3-servers.mjs";
+import { machine } from "../lib/machine.mjs";
 import { CONTENDERS, makeWorkload } from "./contenders.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
@@ -135,16 +135,4 @@ function print({ server, blockBytes, megabytesPerSecond, kvferryOver }) {
       `${server.padEnd(10)} ${String(blockBytes / KIBIBYTE).padStart(5)} KiB ${phase.padEnd(5)} MB/s: ${speeds.join(", ")}; ${ratios.join(", ")}`,
     );
   }
-}
-
-function machine() {
-  const [first] = cpus();
-  return {
-    cpu: first?.model,
-    cores: cpus().length,
-    memoryBytes: totalmem(),
-    kernel: release(),
-    node: process.version,
-    loadAverage: loadavg(),
-  };
 }

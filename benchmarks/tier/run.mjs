@@ -2,13 +2,14 @@
 // `npm run bench:tier`: vLLM's fs tier and our tiers, side by side at vLLM's interface. See tier_bench.py for what is measured.
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, loadavg, release, tmpdir, totalmem } from "node:os";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { startServer } from "../../scripts/demo/server.mjs";
 import { cleanUpAtExit, start } from "../../scripts/lib/processes.mjs";
 import { setupPython } from "../../scripts/setup-python.mjs";
+import { machine } from "../lib/machine.mjs";
 import { barChart } from "./plot.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
@@ -65,18 +66,6 @@ async function benchmark(options, { python, env }) {
   });
   if ((await child.ended) !== 0) throw new Error(child.errors());
   return JSON.parse(output);
-}
-
-function machine() {
-  const [first] = cpus();
-  return {
-    cpu: first?.model,
-    cores: cpus().length,
-    memoryBytes: totalmem(),
-    kernel: release(),
-    node: process.version,
-    loadAverage: loadavg(),
-  };
 }
 
 /** The measures, and how to read one from a round. */
