@@ -153,7 +153,7 @@ class Engine:
     def settle(self):
         ends = time.monotonic() + SETTLE_S
         while self.core.scheduler.has_requests() and time.monotonic() < ends:
-            self.core.step_fn()
+            self.llm.llm_engine.step()  # and not the core alone, whose metrics would be lost
             time.sleep(0.001)
         return {"settled": not self.core.scheduler.has_requests()}
 
@@ -197,7 +197,7 @@ class Engine:
             self.settle()
             ends = time.monotonic() + command.get("seconds", 10)
             while not self.tier._client.usable and time.monotonic() < ends:
-                self.core.step_fn()
+                self.llm.llm_engine.step()
                 self.tier.get_finished_jobs()
                 time.sleep(0.01)
             return {"connected": self.tier._client.usable}
