@@ -1,16 +1,18 @@
 import type { BlockUse } from "./policy.js";
 
-/** Parts of each group of classes, from what says most on: uses, distance from the request's end, position, share of the request that was found. */
+/** Parts of each group of classes, from what says most on: uses, distance from the request's end, position, share of the request that was known. */
 export const CLASS_LEVELS: readonly number[] = [5, 3, 3, 3];
 export const CLASSES: number = CLASS_LEVELS.reduce((product, parts) => product * parts, 1);
 /** More uses than these make no other class. */
 export const CLASS_USES_MAX = 6;
 
-/** The class of a block that a request has just used; `uses` counts those before, with what is remembered from before its last eviction. */
-export function classOf(use: BlockUse, uses: number): number {
+/** The class of a block that a request has just used.
+ * @param uses before this one, with what is remembered from before its last eviction.
+ * @param knownBlocks of the request, from its start up to the last one that an earlier request had brought, evicted since or not. */
+export function classOf(use: BlockUse, uses: number, knownBlocks: number): number {
   const [, ends, positions, shares] = CLASS_LEVELS as [number, number, number, number];
   const byEnd = usesPart(uses) * ends + endPart(use.requestBlocks - 1 - use.position);
-  return (byEnd * positions + positionPart(use.position)) * shares + foundPart(use);
+  return (byEnd * positions + positionPart(use.position)) * shares + knownPart(knownBlocks, use.requestBlocks);
 }
 
 /** 0, 1, 2, 3 to 5, 6 and more. */
@@ -30,8 +32,8 @@ function positionPart(position: number): number {
   return position < 16 ? 1 : 2;
 }
 
-/** How much of the request an earlier one had brought: what continues a conversation is likelier to be continued. */
-function foundPart({ foundBlocks, requestBlocks }: BlockUse): number {
-  if (foundBlocks * 4 < requestBlocks) return 0;
-  return foundBlocks * 4 < requestBlocks * 3 ? 1 : 2;
+/** What continues a conversation is likelier to be continued. What was evicted counts as well, so that a class does not depend on what was kept. */
+function knownPart(knownBlocks: number, requestBlocks: number): number {
+  if (knownBlocks * 4 < requestBlocks) return 0;
+  return knownBlocks * 4 < requestBlocks * 3 ? 1 : 2;
 }

@@ -46,14 +46,18 @@ export class Ghosts {
       (tagOf(mixed) << TAG_SHIFT) | (time << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
   }
 
-  /** Forgets a hash; its uses, or -1 if it was not remembered. */
-  take(hash: number): number {
+  /** The uses of a hash, or -1 if it is not remembered. */
+  uses(hash: number): number {
     const mixed = this.#mix(hash);
-    const place = this.#place(mixed);
-    const ghost = this.#places[place] as number;
-    if (ghost >>> TAG_SHIFT !== tagOf(mixed) || this.#expired(ghost)) return -1;
-    this.#places[place] = 0;
-    return ghost & GHOST_USES_MAX;
+    const ghost = this.#places[this.#place(mixed)] as number;
+    return ghost >>> TAG_SHIFT !== tagOf(mixed) || this.#expired(ghost) ? -1 : ghost & GHOST_USES_MAX;
+  }
+
+  /** As `uses`, and forgets the hash. */
+  take(hash: number): number {
+    const uses = this.uses(hash);
+    if (uses !== -1) this.#places[this.#place(this.#mix(hash))] = 0;
+    return uses;
   }
 
   #forgetNext(): void {

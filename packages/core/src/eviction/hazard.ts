@@ -10,8 +10,9 @@ import { grownInt32, grownUint8, rowsFor } from "./rows.js";
 
 /** Blocks that have gone and whose uses are remembered, for each of the capacity. */
 const GHOSTS_SHARE = 5;
-/** Ages are looked at again this often, in parts of a bucket. */
+/** Ages are looked at again this often, in parts of a bucket, and not before so many uses. */
 const SWEEPS_A_BUCKET = 4;
+const SWEEP_USES_MIN = 32;
 
 /** In place of a bucket: not in the table; has children and waits. */
 const ABSENT = 255;
@@ -41,6 +42,10 @@ export class HazardPolicy implements EvictionPolicy {
   /** Uses of blocks so far, modulo 2^32: the clock of all ages. */
   #now = 0;
   #size = 0;
+  /** Of the request whose blocks are being told. */
+  #requestBlocks = 0;
+  #lastPosition = 0;
+  #knownBlocks = 0;
   /** By row: time of the last use on the clock, class, bucket, uses also before it was last evicted. */
   #usedAt: Int32Array = new Int32Array(0);
   #kinds: Uint8Array = new Uint8Array(0);
@@ -133,12 +138,30 @@ export class HazardPolicy implements EvictionPolicy {
   /** Of a row that is in no list. */
   #use(row: number, hash: number, use: BlockUse): void {
     this.#now = (this.#now + 1) >>> 0;
-    const kind = classOf(use, this.#uses[row] as number);
+    const kind = classOf(use, this.#uses[row] as number, this.#knownOf(row, use));
     this.#kinds[row] = kind;
     this.#usedAt[row] = this.#now;
     if (this.#table.children(row) === 0) this.#rank(row);
     else this.#wait(row);
     if (this.#learner.add(hash, kind, this.#now)) this.#queues.rank(this.#learner.worth);
+  }
+
+  /** How many blocks of the request were known, up to the last one that was. Found out when the request begins, at its last block. */
+  #knownOf(row: number, use: BlockUse): number {
+    const isSameRequest = use.position < this.#lastPosition && use.requestBlocks === this.#requestBlocks;
+    this.#lastPosition = use.position;
+    if (isSameRequest) return this.#knownBlocks;
+    this.#requestBlocks = use.requestBlocks;
+    this.#knownBlocks = use.foundBlocks;
+    let known = (this.#uses[row] as number) > 0;
+    let position = use.position;
+    for (let at = row; !known && position > use.foundBlocks; position--) {
+      at = this.#table.parent(at);
+      if (at === NO_ROW) return this.#knownBlocks;
+      known = this.#has(at) || this.#ghosts.uses(this.#table.hash(at)) !== -1;
+    }
+    if (known) this.#knownBlocks = Math.max(use.foundBlocks, position + 1);
+    return this.#knownBlocks;
   }
 
   #rank(row: number): void {
@@ -192,7 +215,7 @@ export class HazardPolicy implements EvictionPolicy {
     for (let bucket = 0; bucket < AGE_BUCKETS - 1; bucket++) {
       const due = this.#dueAt[bucket] as number;
       if (((this.#now - due) | 0) < 0) continue;
-      const pause = Math.max(this.#scale.width(bucket), this.#scale.width(0)) / SWEEPS_A_BUCKET;
+      const pause = Math.max(SWEEP_USES_MIN, this.#scale.width(bucket) / SWEEPS_A_BUCKET);
       this.#dueAt[bucket] = (this.#now + Math.min(2 ** 30, Math.ceil(pause))) >>> 0;
       for (let kind = 0; kind < CLASSES; kind++) {
         const queue = kind * AGE_BUCKETS + bucket;

@@ -3,13 +3,14 @@ import { ExpectedHits } from "./expected-hits.js";
 import { ReuseModel } from "./reuse-model.js";
 import { UseHistory } from "./use-history.js";
 
-/** Uses of the sample that are remembered, at most, and over how many capacities they reach. */
-const HISTORY_USES_MAX = 65_536;
-const HISTORY_USES_MIN = 32_768;
+/** Uses of the sample that are remembered, and over how many capacities they reach, or more. */
+const HISTORY_USES = 65_536;
 const HISTORY_CAPACITIES = 16;
-/** The model is estimated anew after so many uses of the sample: at first often, then after a part of the history. */
+/** The model is estimated anew after so many uses at first, and then after a share of those so far, up to a share of the capacity or a number that makes it cheap. */
 const LEARN_USES_MIN = 512;
-const LEARN_SHARE = 16;
+const LEARN_SHARE = 1 / 16;
+const LEARN_CAPACITIES = 1 / 4;
+const LEARN_USES_CHEAP = 16_384;
 /** Before so many capacities of uses were seen, what comes back late cannot have been seen coming back: rank by age. */
 const WARM_UP_CAPACITIES = 1;
 /** The stretch on which both rankings are judged. */
@@ -35,7 +36,6 @@ export class ReuseLearner {
   readonly #scale: AgeScale;
   readonly #capacityBlocks: number;
   readonly #share: number;
-  readonly #historyUses: number;
   readonly #history: UseHistory;
   readonly #model: ReuseModel;
   readonly #expected: ExpectedHits;
@@ -54,9 +54,8 @@ export class ReuseLearner {
     const reach = HISTORY_CAPACITIES * capacityBlocks;
     this.#scale = scale;
     this.#capacityBlocks = capacityBlocks;
-    this.#historyUses = Math.ceil(Math.max(HISTORY_USES_MIN, Math.min(reach, HISTORY_USES_MAX)));
-    this.#share = Math.min(1, this.#historyUses / reach);
-    this.#history = new UseHistory({ usesMax: this.#historyUses, share: this.#share, seed, classes });
+    this.#share = Math.min(1, HISTORY_USES / reach);
+    this.#history = new UseHistory({ usesMax: HISTORY_USES, share: this.#share, seed, classes });
     this.#model = new ReuseModel(scale, levels);
     this.#expected = new ExpectedHits(classes * AGE_BUCKETS);
     this.#reuses = new Float64Array(classes * AGE_BUCKETS);
@@ -83,9 +82,9 @@ export class ReuseLearner {
   add(hash: number, kind: number, now: number): boolean {
     this.#uses++;
     this.#history.add(hash, kind, now);
-    const added = this.#history.added;
-    if (added < this.#learnAt) return false;
-    this.#learnAt = added + Math.max(LEARN_USES_MIN, Math.floor(Math.min(added, this.#historyUses) / LEARN_SHARE));
+    if (this.#uses < this.#learnAt) return false;
+    const most = Math.max(LEARN_USES_CHEAP, this.#capacityBlocks * LEARN_CAPACITIES);
+    this.#learnAt = this.#uses + Math.max(LEARN_USES_MIN, Math.min(this.#uses * LEARN_SHARE, most));
     this.#ranksByAge = this.#uses < WARM_UP_CAPACITIES * this.#capacityBlocks || this.#wasAgeBetter(now);
     this.#tally(this.#uses, now);
     this.#model.learn(this.#reuses, this.#exposure);

@@ -2,7 +2,7 @@ import { AGE_BUCKETS, type AgeScale } from "./age-scale.js";
 
 /** What is believed before anything was seen: a hazard that falls as one over the age (under which the block used last is worth most, as LRU
  * has it), with the weight of so many reuses. */
-const PRIOR_REUSES = 12;
+const PRIOR_REUSES = 6;
 const PRIOR_HAZARD = 0.05;
 
 /**
