@@ -63,8 +63,8 @@ export async function loadBlocks(
     if (result.outcomes[position] === Outcome.CORRUPT) corrupt.add(row);
     if (result.outcomes[position] !== Outcome.LOADED) continue;
     used[i] = row;
-    shelf.use(row);
   }
+  shelf.use(used);
   shelf.index.touch(used, clock.nowMs());
   if (corrupt.size > 0) damaged(shelf, [...corrupt]);
   return result;

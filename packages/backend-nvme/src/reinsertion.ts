@@ -28,12 +28,12 @@ class Candidates {
     this.#here.add(row);
   }
 
-  /** Which of them are worth keeping, most worth first: what the user of the namespace says, else those used since they were written. */
+  /** Which of them are worth keeping, most worth first: what the user of the namespace says, else those used more than most since they were written. */
   worthKeeping(): number[] {
     const { shelf, rows } = this;
     const worth = [...shelf.users].find((user) => user.worth !== undefined)?.worth;
     const says = worth?.(shelf.index.keysOf(rows));
-    const kept = says === undefined ? rows.filter((row) => shelf.uses(row) > 0) : rows.filter((_, i) => says[i] === 1);
+    const kept = says === undefined ? rows.filter((row) => shelf.isUsedMore(row)) : rows.filter((_, i) => says[i] === 1);
     return kept.sort((a, b) => shelf.uses(b) - shelf.uses(a)); // stable: of equals the one written first
   }
 

@@ -20,7 +20,9 @@ export interface Flight {
 const ROWS_FIRST = 1024;
 const TIER = 1;
 /** Uses since a block was written are counted to this. */
-const USES_MAX = 3;
+const USES_MAX = 15;
+/** Beside the count: a block behind it in its chain was used, which is a use of this one unless it was counted itself. */
+const USED_BEHIND = 0x80;
 /** How far up a chain the use of a block is told. */
 const ANCESTORS_MAX = 4096;
 
@@ -32,6 +34,8 @@ export class Shelf {
   readonly users: Set<ShelfUser> = new Set();
   /** Blocks that can be loaded. */
   blocks = 0;
+  /** Uses of all stored blocks. */
+  #usesOfAll = 0;
   #state: Uint8Array = new Uint8Array(ROWS_FIRST);
   /** Uses since the block was written (the last time). */
   #uses: Uint8Array = new Uint8Array(ROWS_FIRST);
@@ -62,7 +66,13 @@ export class Shelf {
   }
 
   uses(row: number): number {
-    return this.#uses[row] as number;
+    const uses = this.#uses[row] as number;
+    return uses === USED_BEHIND ? 1 : uses & ~USED_BEHIND;
+  }
+
+  /** Whether a block is used more than most are: where nearly all are used alike, copying some would only cost writes. */
+  isUsedMore(row: number): boolean {
+    return this.uses(row) > Math.round(this.#usesOfAll / Math.max(1, this.blocks));
   }
 
   offset4k(row: number): number {
@@ -118,7 +128,7 @@ export class Shelf {
   /** A PENDING row's block is there. */
   land(row: number, offset4k: number, checksum: number, storedAtMs: number): void {
     this.#state[row] = RowState.STORED;
-    this.#uses[row] = 0;
+    this.#setUses(row, 0);
     this.#offset4k[row] = offset4k;
     this.#checksum[row] = checksum;
     this.#storedAtS[row] = Math.floor(storedAtMs / 1000);
@@ -128,12 +138,13 @@ export class Shelf {
   /** A copy of a stored block counts from now on; its checksum is the same. */
   move(row: number, offset4k: number): void {
     this.#offset4k[row] = offset4k;
-    this.#uses[row] = 0;
+    this.#setUses(row, 0);
   }
 
   /** Takes a row away, whatever it stands for. */
   drop(row: number): void {
     if (this.#state[row] === RowState.STORED) this.blocks--;
+    this.#setUses(row, 0);
     this.#state[row] = RowState.ABSENT;
     this.index.delete(row);
   }
@@ -164,15 +175,24 @@ export class Shelf {
     }
   }
 
-  /** A block was loaded: it has been used, and so have those before it in its chain, which a faster tier may have served. */
-  use(row: number): void {
-    const uses = this.#uses[row] as number;
-    if (uses < USES_MAX) this.#uses[row] = uses + 1;
-    let ancestor = this.index.parent(row);
-    for (let steps = 0; ancestor !== NO_ROW && this.#uses[ancestor] === 0 && steps < ANCESTORS_MAX; steps++) {
-      this.#uses[ancestor] = 1;
-      ancestor = this.index.parent(ancestor);
+  /** Blocks were loaded at once (NO_ROW: this one was not): they have been used, and so have those before them in their chains, which a faster tier may
+   * have served. */
+  use(rows: Int32Array): void {
+    for (const row of rows) {
+      if (row === NO_ROW) continue;
+      if (this.uses(row) < USES_MAX) this.#setUses(row, (this.#uses[row] as number) + 1);
+      let ancestor = this.index.parent(row);
+      for (let steps = 0; ancestor !== NO_ROW && this.#uses[ancestor] === 0 && steps < ANCESTORS_MAX; steps++) {
+        this.#setUses(ancestor, USED_BEHIND);
+        ancestor = this.index.parent(ancestor);
+      }
     }
+  }
+
+  #setUses(row: number, uses: number): void {
+    this.#usesOfAll -= this.uses(row);
+    this.#uses[row] = uses;
+    this.#usesOfAll += this.uses(row);
   }
 
   announce(keys: KeyBatch, reason: RemovalReason): void {

@@ -84,6 +84,17 @@ describe("a full drive", () => {
     expect(writeAmplification).toBeLessThan(1.5);
   });
 
+  it("copies nothing where all is used alike, in whatever order and parts it is loaded", async () => {
+    const test = await opened();
+    const backend = await test.backend(BLOCK_BYTES);
+    for (let round = 0; round < 20; round++) {
+      await fill(backend, round * 1000, 64);
+      for (let at = 60; at >= 0; at -= 4) await load(backend, keysFrom(round * 1000 + at, 4));
+    }
+    expect(test.drive.counters().segmentsEvicted).toBeGreaterThan(5);
+    expect(test.drive.counters().blocksReinserted).toBe(0);
+  });
+
   it("keeps the blocks before a used one in its chain, without which nobody finds it", async () => {
     const test = await opened();
     const backend = await test.backend(BLOCK_BYTES);
