@@ -33,7 +33,8 @@ class Candidates {
     const { shelf, rows } = this;
     const worth = [...shelf.users].find((user) => user.worth !== undefined)?.worth;
     const says = worth?.(shelf.index.keysOf(rows));
-    const kept = says === undefined ? rows.filter((row) => shelf.isUsedMore(row)) : rows.filter((_, i) => says[i] === 1);
+    const kept =
+      says === undefined ? rows.filter((row) => shelf.isUsedMore(row)) : rows.filter((_, i) => says[i] === 1);
     return kept.sort((a, b) => shelf.uses(b) - shelf.uses(a)); // stable: of equals the one written first
   }
 
