@@ -5,6 +5,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { NvmeBackend } from "@kvferry/backend-nvme";
 import { createMemoryRegion, createNamespace, packedKeys } from "@kvferry/core";
@@ -14,6 +15,8 @@ const BLOCK_BYTES = 4096;
 const BATCH_BLOCKS = 256;
 const STREAMS = 4;
 const LOOKUP_KEYS = 4096;
+/** A drive that has just taken gigabytes in seconds answers reads late for a while, whoever asks. */
+const SETTLE_MS = 5000;
 const [parent = tmpdir(), count = "1000000", role = "measure"] = process.argv.slice(2);
 const blocks = Number(count);
 
@@ -70,6 +73,7 @@ if (role === "fill") {
     const self = fileURLToPath(import.meta.url);
     const { signal } = spawnSync(process.execPath, [self, path, count, "fill"], { stdio: "inherit" });
     if (signal !== "SIGKILL") throw new Error("the drive could not be filled");
+    await sleep(SETTLE_MS);
     await measure(path);
   } finally {
     rmSync(path, { recursive: true, force: true });
