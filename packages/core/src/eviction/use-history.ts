@@ -30,6 +30,7 @@ export class UseHistory {
   readonly #next: Int32Array;
   /** Blocks that were seen beyond each bucket, less those first seen there. */
   readonly #beyond: Float64Array;
+  /** Uses that were remembered so far, also those that were forgotten since. */
   #added = 0;
 
   constructor({ usesMax, share, seed, classes }: UseHistoryOptions) {
@@ -42,11 +43,6 @@ export class UseHistory {
     this.#classes = new Uint8Array(usesMax);
     this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(usesMax))).fill(NONE);
     this.#next = new Int32Array(usesMax).fill(NONE);
-  }
-
-  /** Uses that were remembered so far, also those that were forgotten since. */
-  get added(): number {
-    return this.#added;
   }
 
   get memoryBytes(): number {
