@@ -1,6 +1,7 @@
 import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
 import { checkConfig, printSchema } from "./commands/config.js";
+import { type DoctorFlags, doctor } from "./commands/doctor.js";
 import { EXIT_FAILED, EXIT_TAKEN, EXIT_USAGE } from "./commands/exit-codes.js";
 import { type GcFlags, gc } from "./commands/gc.js";
 import { type InspectFlags, inspect } from "./commands/inspect.js";
@@ -20,6 +21,7 @@ Examples:
   kvferry verify --config /etc/kvferry.yaml --rate 200MiB
   kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
   kvferry inspect --stats --data /mnt/nvme/kv
+  kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
 `;
@@ -56,6 +58,20 @@ function program(): Command {
     .option("--json", "the whole answer as JSON")
     .action((flags: StatusFlags) => status(flags));
   maintenance(root);
+  root
+    .command("doctor [paths...]")
+    .description("say what folders can do, what that means and what to change")
+    .option("--write <file>", "write a configuration with the tiers that suit")
+    .option("--report <file>", "write all that was measured, to be shared")
+    .option(
+      "--observer <command>",
+      "the second client's command, for instance 'ssh node2 kvferry doctor --observe /mnt/kv'",
+    )
+    .option("--timeout <time>", "how long a step may take", "45s")
+    .option("--json", "the whole result as JSON, without a progress bar")
+    .addOption(new Option("--observe", "be the second client of another doctor, over stdin and stdout").hideHelp())
+    .addOption(new Option("--probe", "what the doctor starts for each folder").hideHelp())
+    .action((paths: string[], flags: DoctorFlags) => doctor(paths, flags));
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);

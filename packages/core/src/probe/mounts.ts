@@ -26,7 +26,7 @@ export function parseMounts(text: string): Mount[] {
     if (device === undefined || point === undefined || options === undefined) continue;
     if (type === undefined || source === undefined) continue;
     const all = [...options.split(","), ...(more ?? "").split(",")].filter((each) => each !== "");
-    mounts.push({ device, point: unescape(point), type, source: unescape(source), options: [...new Set(all)] });
+    mounts.push({ device, point: decoded(point), type, source: decoded(source), options: [...new Set(all)] });
   }
   return mounts;
 }
@@ -57,6 +57,6 @@ export function mountOption(mount: Mount, name: string): string | undefined {
   return found?.slice(name.length + 1);
 }
 
-function unescape(text: string): string {
+function decoded(text: string): string {
   return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
