@@ -59,8 +59,10 @@ function program(): Command {
     .action((flags: StatusFlags) => status(flags));
   maintenance(root);
   root
-    .command("doctor [paths...]")
-    .description("say what folders can do, what that means and what to change")
+    .command("doctor [places...]")
+    .description("say what folders and buckets (s3://bucket/prefix) can do, what that means and what to change")
+    .option("--endpoint <url>", "of S3 that is not Amazon's")
+    .option("--region <region>", "of the bucket")
     .option("--write <file>", "write a configuration with the tiers that suit")
     .option("--report <file>", "write all that was measured, to be shared")
     .option(
@@ -68,10 +70,11 @@ function program(): Command {
       "the second client's command, for instance 'ssh node2 kvferry doctor --observe /mnt/kv'",
     )
     .option("--timeout <time>", "how long a step may take", "45s")
+    .option("--quick", "leave the speeds of folders out")
     .option("--json", "the whole result as JSON, without a progress bar")
     .addOption(new Option("--observe", "be the second client of another doctor, over stdin and stdout").hideHelp())
     .addOption(new Option("--probe", "what the doctor starts for each folder").hideHelp())
-    .action((paths: string[], flags: DoctorFlags) => doctor(paths, flags));
+    .action((places: string[], flags: DoctorFlags) => doctor(places, flags));
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);

@@ -1,6 +1,7 @@
+import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { KvferryError } from "@kvferry/core";
-import { diagnoseFolder } from "../doctor/diagnose.js";
+import { diagnose } from "../doctor/diagnose.js";
 import { observe } from "../doctor/observer.js";
 import { probeHere } from "../doctor/probe-process.js";
 import { configText, type Diagnosis, diagnosisText, verdictOf } from "../doctor/report.js";
@@ -19,7 +20,11 @@ export interface DoctorFlags {
   readonly report?: string;
   /** A shell command. */
   readonly observer?: string;
+  /** Of S3. */
+  readonly endpoint?: string;
+  readonly region?: string;
   readonly timeout: string;
+  readonly quick?: boolean;
   /** What the processes that it starts itself are told. */
   readonly probe?: boolean;
   readonly observe?: boolean;
@@ -31,18 +36,21 @@ const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "s3"
 /** Says what each place can do, what that means and what to change. Exit code 1 if one of them should not be used. */
 export async function doctor(targets: readonly string[], flags: DoctorFlags): Promise<void> {
   const [first] = targets;
-  if (flags.probe === true && first !== undefined) return probeHere(first, flags.observer);
+  if (flags.probe === true && first !== undefined) return probeHere(first, flags.quick === true, flags.observer);
   if (flags.observe === true && first !== undefined) return observe(first);
   const stepMsMax = parseDuration(flags.timeout);
   if (stepMsMax === undefined) throw usage("--timeout", `takes a time such as 45s or 2m, got '${flags.timeout}'`);
+  refuseTaken("--report", flags.report);
+  refuseTaken("--write", flags.write);
   const interrupt = onInterrupt();
   const diagnoses: Diagnosis[] = [];
-  for (const folder of targets.length === 0 ? ["."] : targets) {
+  const { observer, endpoint, region, quick } = flags;
+  for (const target of targets.length === 0 ? ["."] : targets) {
     const progress = new Progress(flags.json !== true);
-    const onStep = (done: number, step: string): void => progress.show(folder, done, 100, step);
+    const onStep = (done: number, step: string): void => progress.show(target, done, 100, step);
     const { signal } = interrupt;
     try {
-      diagnoses.push(await diagnoseFolder({ folder, observer: flags.observer, stepMsMax, signal, onStep }));
+      diagnoses.push(await diagnose({ target, observer, quick, endpoint, region, stepMsMax, signal, onStep }));
     } catch (thrown) {
       if (!signal.aborted) throw thrown;
       break;
@@ -64,13 +72,16 @@ function tiersOf(diagnoses: readonly Diagnosis[]): TierConfig[] {
   return tiers.sort((a, b) => ORDER.indexOf(a.backend) - ORDER.indexOf(b.backend));
 }
 
-/** Never over a file that is there. */
+/** Before the long work rather than after it. */
+function refuseTaken(flag: string, path: string | undefined): void {
+  if (path !== undefined && existsSync(path)) throw usage(flag, `${path} is there already; name another file`);
+}
+
 async function writeNew(flag: string, path: string, text: string): Promise<void> {
   try {
     await writeFile(path, text, { flag: "wx", mode: 0o600 });
   } catch (cause) {
-    const taken = (cause as NodeJS.ErrnoException).code === "EEXIST";
-    throw usage(flag, taken ? `${path} is there already; name another file` : (cause as Error).message);
+    throw usage(flag, (cause as Error).message);
   }
 }
 

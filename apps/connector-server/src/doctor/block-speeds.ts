@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { type BlockSpeed, KvferryError, Outcome, outcomeCode, storedBlockBytes } from "@kvferry/core";
+import { type BlockSpeed, type FolderFacts, KvferryError, Outcome, outcomeCode, storedBlockBytes } from "@kvferry/core";
 import { createFileEngine, createRegion, type FileStore, type MappedRegion } from "@kvferry/native";
 
 const KEY_BYTES = 36; // a SHA-256 and the group, as vLLM's are
@@ -20,15 +20,9 @@ export interface SpeedOptions {
   onCell?(done: number, total: number, label: string): void;
 }
 
-export interface MeasuredSpeeds {
-  readonly speeds: readonly BlockSpeed[];
-  /** Whether loads went past the page cache. */
-  readonly uncached: boolean;
-}
-
 /** Stores and loads blocks as the posix backend does, several sizes at several depths, one cell after the other.
  * @throws KvferryError with the code of a block that could not be stored or loaded. */
-export async function measureSpeeds(options: SpeedOptions): Promise<MeasuredSpeeds> {
+export async function measureSpeeds(options: SpeedOptions): Promise<FolderFacts["measured"]> {
   const cells = BLOCK_BYTES.flatMap((blockBytes) => DEPTHS.map((depth) => ({ blockBytes, depth })));
   const fitting = cells.filter(({ blockBytes, depth }) => blockBytes * depth * BATCHES_MIN * 4 <= options.bytesFree);
   const speeds: BlockSpeed[] = [];

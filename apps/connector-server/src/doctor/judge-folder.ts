@@ -8,6 +8,8 @@ import {
 } from "@kvferry/core";
 import { bytesText } from "../sizes.js";
 
+type Measured = NonNullable<FolderFacts["measured"]>;
+
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
 /** Below this a cache is hardly worth having. */
@@ -175,7 +177,11 @@ function visibility({ visibility: seen }: FolderFacts): Finding {
   };
 }
 
-function speeds({ speeds: measured, uncached, fileSystem }: FolderFacts): Finding[] {
+function speeds({ measured, fileSystem }: FolderFacts): Finding[] {
+  return measured === undefined ? [] : judgeSpeeds(measured, fileSystem.kind);
+}
+
+function judgeSpeeds({ speeds: measured, uncached }: Measured, kind: FileSystemKind): Finding[] {
   const best = fastest(measured);
   if (best === undefined) {
     const change = "free some room, and try again";
@@ -194,7 +200,7 @@ function speeds({ speeds: measured, uncached, fileSystem }: FolderFacts): Findin
     },
   ];
   const smallest = smallestGoodBlock(measured);
-  const packs = fileSystem.kind === "local" || fileSystem.kind === "memory"; // there a tier of another kind than files suits small blocks
+  const packs = kind === "local" || kind === "memory"; // there a tier of another kind than files suits small blocks
   if (!packs && smallest !== undefined && smallest > 64 * 1024) {
     findings.push({
       ...{

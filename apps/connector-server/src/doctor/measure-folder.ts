@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { rmSync } from "node:fs";
 import { mkdir, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type FolderFacts, fileSystemOf, mountOf, readMounts } from "@kvferry/core";
@@ -14,22 +15,26 @@ const LEFT_MS = 60 * 60 * 1000;
 export interface MeasureOptions {
   readonly folder: string;
   readonly observer: string | undefined;
+  /** Leaves the speeds out. */
+  readonly quick: boolean;
   /** Called when a step begins: of 100 parts of the whole, those that are done. */
   onStep(done: number, step: string): void;
 }
 
 /** Finds out what a folder is and does. Its calls may block this process, and hang with the file system: it runs in a process of its own (probe-process.ts).
  * @throws KvferryError where not even files can be made. */
-export async function measureFolder({ folder, observer, onStep }: MeasureOptions): Promise<FolderFacts> {
+export async function measureFolder({ folder, observer, quick, onStep }: MeasureOptions): Promise<FolderFacts> {
   onStep(0, "what it is");
   const path = await realpath(folder);
   const { type, bsize, blocks, bavail, files, ffree } = await statfs(path);
   await removeLeft(path);
   const scratch = join(path, `${SCRATCH}${randomBytes(8).toString("hex")}`);
-  await mkdir(scratch, { mode: 0o700 });
   process.once("SIGTERM", () => {
-    void rm(scratch, { recursive: true, force: true }).finally(() => process.exit(1));
+    // without a turn for the probe to make more; its threads may still
+    rmSync(scratch, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
+    process.exit(1);
   });
+  await mkdir(scratch, { mode: 0o700 });
   try {
     onStep(5, "what its calls do");
     const features = await tryFileFeatures(scratch);
@@ -37,18 +42,16 @@ export async function measureFolder({ folder, observer, onStep }: MeasureOptions
     const costs = measureFiles(scratch);
     onStep(25, "what a second process sees");
     const visibility = await measureVisibility({ scratch, folder: path, observer });
-    const measured = await measureSpeeds({
-      scratch,
-      bytesFree: bavail * bsize,
-      onCell: (done, total, label) => onStep(35 + Math.floor((done * 60) / total), label),
-    });
+    const onCell = (done: number, total: number, label: string): void =>
+      onStep(35 + Math.floor((done * 60) / total), label);
+    const measured = quick ? undefined : await measureSpeeds({ scratch, bytesFree: bavail * bsize, onCell });
     onStep(95, "taking it away");
     return {
       path,
       fileSystem: fileSystemOf(type),
       mount: mountOf(path, await readMounts()),
       space: { bytes: blocks * bsize, bytesFree: bavail * bsize, files, filesFree: ffree, blockBytes: bsize },
-      ...{ features, files: costs, visibility, ...measured },
+      ...{ features, files: costs, visibility, measured },
     };
   } finally {
     await rm(scratch, { recursive: true, force: true });

@@ -11,6 +11,8 @@ const CLEAN_MS = 3000;
 export interface ProbeOptions {
   readonly folder: string;
   readonly observer?: string | undefined;
+  /** Leaves the speeds out. */
+  readonly quick?: boolean | undefined;
   /** How long a step may take. */
   readonly stepMsMax: number;
   readonly signal?: AbortSignal | undefined;
@@ -22,7 +24,8 @@ export interface ProbeOptions {
 export function probeFolder(options: ProbeOptions): Promise<FolderFacts> {
   const folder = resolve(options.folder);
   const observer = options.observer === undefined ? [] : ["--observer", options.observer];
-  const [command, args] = ownCommand("doctor", "--probe", folder, ...observer);
+  const quick = options.quick === true ? ["--quick"] : [];
+  const [command, args] = ownCommand("doctor", "--probe", folder, ...quick, ...observer);
   const probe = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], detached: true });
   return new Promise((fulfil, reject) => {
     let step = "start";
@@ -64,10 +67,10 @@ export function probeFolder(options: ProbeOptions): Promise<FolderFacts> {
 }
 
 /** What the process of its own does: the facts go to stdout. */
-export async function probeHere(folder: string, observer: string | undefined): Promise<void> {
+export async function probeHere(folder: string, quick: boolean, observer: string | undefined): Promise<void> {
   const onStep = (done: number, step: string): void => writeLine(process.stdout, { step, done });
   try {
-    writeLine(process.stdout, { facts: await measureFolder({ folder, observer, onStep }) });
+    writeLine(process.stdout, { facts: await measureFolder({ folder, observer, quick, onStep }) });
   } catch (thrown) {
     const { code, message } = toKvferryError(thrown, "doctor");
     writeLine(process.stdout, { code, message });

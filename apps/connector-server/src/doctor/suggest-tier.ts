@@ -10,14 +10,14 @@ const THREADS_MIN = 8;
 
 /** The tier that suits a folder. */
 export function suggestTier(facts: FolderFacts): TierConfig {
-  const { path, fileSystem, features, space, speeds } = facts;
+  const { path, fileSystem, features, space, measured } = facts;
   const { kind } = fileSystem;
   const capacity = gib(space.bytesFree * (kind === "local" || kind === "memory" ? OWN_SHARE : SHARED_SHARE));
   if (kind === "memory") return { backend: "memory", capacity };
   if (kind === "local" && features.errno.direct === 0 && features.errno.fallocate === 0) {
     return { backend: "nvme", path, capacity };
   }
-  const depth = enoughDepth(speeds);
+  const depth = enoughDepth(measured?.speeds ?? []);
   const threads = depth !== undefined && mayHang(kind) ? { threads: Math.max(THREADS_MIN, depth * 2) } : {};
   return { backend: "posix", root: path, capacity, ...threads };
 }

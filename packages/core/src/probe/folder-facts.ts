@@ -67,7 +67,12 @@ export interface FolderFacts {
   /** µs a file: made in one folder, made in folders of their own (and those made), and looked up. */
   readonly files: { readonly createUs: number; readonly spreadUs: number; readonly lookupUs: number };
   readonly visibility: Visibility;
-  /** Whether loads went past the page cache; else their speed may be that of memory. */
-  readonly uncached: boolean;
-  readonly speeds: readonly BlockSpeed[];
+  /** undefined: not asked for. */
+  readonly measured:
+    | {
+        /** Whether loads went past the page cache; else their speed may be that of memory. */
+        readonly uncached: boolean;
+        readonly speeds: readonly BlockSpeed[];
+      }
+    | undefined;
 }
