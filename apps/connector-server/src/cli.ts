@@ -1,5 +1,6 @@
 import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
+import { type BenchFlags, bench } from "./commands/bench.js";
 import { checkConfig, printSchema } from "./commands/config.js";
 import { type DoctorFlags, doctor } from "./commands/doctor.js";
 import { EXIT_FAILED, EXIT_TAKEN, EXIT_USAGE } from "./commands/exit-codes.js";
@@ -22,6 +23,7 @@ Examples:
   kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
   kvferry inspect --stats --data /mnt/nvme/kv
   kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
+  kvferry bench /mnt/nvme --backend nvme
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
 `;
@@ -75,6 +77,15 @@ function program(): Command {
     .addOption(new Option("--observe", "be the second client of another doctor, over stdin and stdout").hideHelp())
     .addOption(new Option("--probe", "what the doctor starts for each folder").hideHelp())
     .action((places: string[], flags: DoctorFlags) => doctor(places, flags));
+  root
+    .command("bench <path>")
+    .description("measure stores, loads and lookups in a folder as an engine does them")
+    .addOption(new Option("--backend <name>", "of the tier").choices(["posix", "nvme"]).default("posix"))
+    .option("--blocks <sizes>", "sizes of blocks, with commas between them", "256KiB,1MiB,4MiB")
+    .option("--bytes <size>", "stored and loaded at each size", "512MiB")
+    .option("--plot <file>", "write a picture (SVG)")
+    .option("--json", "the result as JSON, without a progress bar")
+    .action((path: string, flags: BenchFlags) => bench(path, flags));
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);

@@ -223,3 +223,27 @@ describe("kvferry doctor on S3", { timeout: TIMEOUT_MS }, () => {
     }
   });
 });
+
+describe("kvferry bench", { timeout: TIMEOUT_MS }, () => {
+  it("measures a folder through a server of its own, draws it, and leaves nothing there", async () => {
+    const [root, plot] = [scratch(), join(scratch(), "plot.svg")];
+    for (const backend of ["posix", "nvme"]) {
+      const args = ["--backend", backend, "--blocks", "64KiB,1MiB", "--bytes", "8MiB", "--json", "--plot", plot];
+      const { code, stdout, stderr } = await run(["bench", root, ...args]);
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      const { rows } = JSON.parse(stdout);
+      expect(rows.map(({ blockBytes }: { blockBytes: number }) => blockBytes)).toEqual([65_536, 1_048_576]);
+      for (const row of rows) for (const value of Object.values(row)) expect(value).toBeGreaterThan(0);
+      expect(readFileSync(plot, "utf8")).toContain("<svg");
+      expect(readdirSync(root)).toEqual([]);
+    }
+  });
+
+  it("names what is wrong with its arguments", async () => {
+    expect(await run(["bench", "/nowhere"])).toMatchObject({ code: 1, stderr: expect.stringContaining("/nowhere") });
+    expect(await run(["bench", scratch(), "--blocks", "64KiB,many"])).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("--blocks"),
+    });
+  });
+});
