@@ -5,6 +5,7 @@ import {
   type BatchResult,
   type BlockBatch,
   type KeyBatch,
+  NO_ROW,
   OffloadBackend,
   type ScanEntry,
   type ScanPage,
@@ -83,7 +84,9 @@ export class NvmeBackend extends OffloadBackend {
       if (this.#blocks.state(row) !== RowState.STORED) continue;
       const storedAtMs = this.#blocks.storedAtMs(row);
       const usedAtMs = Math.max(storedAtMs, index.lastUseMs(row));
-      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs });
+      const before = index.parent(row);
+      const parent = before === NO_ROW ? undefined : index.key(before);
+      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs, parent });
       if (page.length < pageEntriesMax) continue;
       yield page;
       page = [];
