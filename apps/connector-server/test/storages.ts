@@ -12,14 +12,20 @@ import {
   keyGroup,
   keyHex,
   LookupState,
+  type Namespace,
+  type NamespaceFields,
   type OffloadBackend,
   Outcome,
 } from "@kvferry/core";
 import { type S3Server, startS3Server } from "../../../scripts/lib/s3-servers.mjs";
 import { BLOCK_BYTES, KEY_BYTES, namespace, range, scratch } from "./helpers.js";
 
-export const NAMESPACE = createNamespace(namespace);
-export const VLLM_FS = { base: "facebook_opt-125m_0123456789ab", rank: 0, config: '{"model_name": "m"}' };
+export const NAMESPACE: Namespace = createNamespace(namespace);
+const VLLM_FS: { readonly base: string; readonly rank: number; readonly config: string } = {
+  base: "facebook_opt-125m_0123456789ab",
+  rank: 0,
+  config: '{"model_name": "m"}',
+};
 
 export interface TestStorage {
   /** FROM or TO of the command. */
@@ -29,11 +35,11 @@ export interface TestStorage {
   open(): Promise<OffloadBackend>;
 }
 
-export function posixStorage(root: string = join(scratch(), "posix"), more = ""): TestStorage {
-  return { argument: `posix:${root}${more}`, env: {}, open: () => opened(new PosixBackend({ root })) };
+export function posixStorage(root: string = join(scratch(), "posix")): TestStorage {
+  return { argument: `posix:${root}`, env: {}, open: () => opened(new PosixBackend({ root })) };
 }
 
-export function nvmeStorage(capacityBytes = 64 * 2 ** 20, path: string = join(scratch(), "nvme")): TestStorage {
+export function nvmeStorage(capacityBytes: number = 64 * 2 ** 20, path: string = join(scratch(), "nvme")): TestStorage {
   return {
     argument: `nvme:${path}?capacity=${capacityBytes}`,
     env: {},
@@ -42,8 +48,12 @@ export function nvmeStorage(capacityBytes = 64 * 2 ** 20, path: string = join(sc
 }
 
 /** In vLLM's directory, which an engine with kvferry has used once. */
-export async function vllmStorage(root: string = join(scratch(), "vllm")): Promise<TestStorage> {
-  const open = () => opened(new PosixBackend({ root, layout: "vllm-fs", adopt: true, vllmFs: VLLM_FS }));
+export async function vllmStorage(
+  root: string = join(scratch(), "vllm"),
+  fields: Partial<NamespaceFields> = {},
+): Promise<TestStorage> {
+  const owner = createNamespace({ ...namespace, ...fields });
+  const open = () => opened(new PosixBackend({ root, layout: "vllm-fs", adopt: true, vllmFs: VLLM_FS }), owner);
   await (await open()).close();
   return { argument: `posix:${root}?layout=vllm-fs&adopt=true`, env: {}, open };
 }
@@ -119,7 +129,7 @@ function payloadOf(key: Uint8Array): Uint8Array {
   return Buffer.alloc(BLOCK_BYTES, key);
 }
 
-async function opened<T extends OffloadBackend>(backend: T): Promise<T> {
-  await backend.open({ namespace: NAMESPACE, keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
+async function opened<T extends OffloadBackend>(backend: T, owner: Namespace = NAMESPACE): Promise<T> {
+  await backend.open({ namespace: owner, keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
   return backend;
 }

@@ -3,11 +3,9 @@ import { resolveConfig } from "../config.js";
 import { readConfigFile } from "../config-file.js";
 import { type CopyCounts, noCounts } from "../maintenance/copy-blocks.js";
 import {
-  copiedBytes,
   copyNamespace,
   type MissingCounts,
   missingInNamespace,
-  roomBytesOf,
   type Side,
   sourceNamespaces,
 } from "../maintenance/copy-namespaces.js";
@@ -84,20 +82,18 @@ async function copyAll(
   const { signal } = limits;
   const progress = new Progress(json !== true);
   const rows: CopyRow[] = [];
-  let roomBytes = await named("TO", () => roomBytesOf(to.runtime));
   let error: unknown;
   for (const stored of namespaces) {
-    if (signal.aborted || rows.some(({ droppedBlocks }) => droppedBlocks > 0)) break;
+    if (signal.aborted || rows.some(({ full }) => full)) break;
     const [counts, startedMs] = [noCounts(), performance.now()];
     const label = stored.namespace.digestHex.slice(0, 12);
     const onProgress = (now: CopyCounts): void => progress.show(label, doneBlocks(now), now.listedBlocks, facts(now));
     try {
-      await copyNamespace(from, to, stored, { ...limits, roomBytes, verify, onProgress }, counts);
+      await copyNamespace(from, to, stored, { ...limits, verify, onProgress }, counts);
     } catch (thrown) {
       error = thrown; // after what has been done was told
     }
     progress.end();
-    roomBytes -= copiedBytes(counts, stored);
     rows.push({ ...identityOf(stored), ...counts, seconds: (performance.now() - startedMs) / 1000 });
     if (json !== true) process.stdout.write(`${line(rows.at(-1) as CopyRow)}\n`);
     if (error !== undefined) break;
@@ -105,7 +101,7 @@ async function copyAll(
   if (json === true) printJson({ dryRun: false, interrupted: signal.aborted, namespaces: rows });
   else if (rows.length === 0) process.stdout.write("nothing is stored\n");
   if (error !== undefined) throw error;
-  if (rows.some((row) => row.droppedBlocks > 0)) process.stderr.write(`kvferry: ${fullText(rows, to)}\n`);
+  if (rows.some(({ full }) => full)) process.stderr.write(`kvferry: ${fullText(rows, to)}\n`);
   if (rows.some((row) => isIncomplete(row))) process.exitCode = EXIT_FAILED;
 }
 
@@ -174,14 +170,15 @@ function line(row: CopyRow): string {
 
 function fullText(rows: readonly CopyRow[], { runtime }: Side): string {
   const codes = new Set(rows.flatMap((row) => Object.keys(row.codes)));
-  const why = codes.has("NO_SPACE")
-    ? `is full${runtime.capacityBytes === undefined ? "" : ` (capacity ${bytesText(runtime.capacityBytes)})`}`
-    : `takes no more (${[...codes].join(", ")})`;
+  const why =
+    codes.size === 0 || codes.has("NO_SPACE")
+      ? `is full${runtime.capacityBytes === undefined ? "" : ` (capacity ${bytesText(runtime.capacityBytes)})`}`
+      : `takes no more (${[...codes].join(", ")})`;
   return `TO ${why}: what was copied stays; make room, then the same command goes on`;
 }
 
-function isIncomplete({ corruptBlocks, droppedBlocks, failedBlocks }: CopyCounts): boolean {
-  return corruptBlocks + droppedBlocks + failedBlocks > 0;
+function isIncomplete({ full, corruptBlocks, droppedBlocks, failedBlocks }: CopyCounts): boolean {
+  return full || corruptBlocks + droppedBlocks + failedBlocks > 0;
 }
 
 function printJson(result: object): void {

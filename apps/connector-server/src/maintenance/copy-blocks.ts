@@ -10,7 +10,6 @@ import {
   packKeys,
   type ScanEntry,
   slotBytes,
-  storedBlockBytes,
 } from "@kvferry/core";
 import { createRegion, type MappedRegion } from "@kvferry/native";
 import type { LayeredBackend } from "../layers.js";
@@ -27,7 +26,7 @@ const WINDOW_BLOCKS_MAX = 2 ** 18;
 /** With a rate, a batch is what it lets through in so many ms. */
 const RATE_BATCH_MS = 250;
 /** How long room is waited for: a shared folder drops stores while it counts what is there, and makes room for the next ones. */
-const ROOM_WAIT_MS = 15_000;
+const ROOM_WAIT_MS = 10_000;
 const ROOM_POLL_MS = 250;
 
 export interface CopyCounts {
@@ -48,6 +47,8 @@ export interface CopyCounts {
   failedBlocks: number;
   /** With `verify`: copies that were read back and are the same bytes. */
   verifiedBlocks: number;
+  /** TO took no more, and the copy has ended early. */
+  full: boolean;
   /** Codes of what failed or was dropped. */
   readonly codes: Partial<Record<ErrorCode, number>>;
 }
@@ -57,8 +58,8 @@ export interface CopyOptions {
   readonly rateBytesMax?: number | undefined;
   /** Blocks on the way at a time, at most. */
   readonly blocksMax: number;
-  /** Bytes on storage that TO may get, at most. */
-  readonly roomBytes: number;
+  /** Blocks that TO may get, at most. */
+  readonly roomBlocks: number;
   /** Read every copy back and compare. */
   readonly verify: boolean;
   /** An abort ends the copy when what is on the way has arrived. */
@@ -71,6 +72,7 @@ export function noCounts(): CopyCounts {
   return {
     ...{ listedBlocks: 0, skippedBlocks: 0, copiedBlocks: 0, readBytes: 0, corruptBlocks: 0, missedBlocks: 0 },
     ...{ droppedBlocks: 0, failedBlocks: 0, verifiedBlocks: 0 },
+    full: false,
     codes: {},
   };
 }
@@ -86,22 +88,21 @@ interface Placed {
  * Copies the blocks of a namespace that TO has not; both are open. What TO has is its state: a copy that was killed goes on where it was, without reading again what
  * has arrived. Each block is verified by FROM when it is read and gets a checksum of its own in TO.
  *
- * Ends early when the signal is aborted, and when TO is full: the counts tell `droppedBlocks`.
+ * `counts` are kept up to date, also where this throws. Ends early when the signal is aborted, and when TO is full: `counts` tell.
  * @throws KvferryError UNAVAILABLE for a side that fails again and again, UNSUPPORTED where FROM has no scan, or what a listing or lookup says.
  */
 export async function copyBlocks(
   from: LayeredBackend,
   to: LayeredBackend,
   options: CopyOptions,
-  counts: CopyCounts = noCounts(),
-): Promise<CopyCounts> {
+  counts: CopyCounts,
+): Promise<void> {
   const copier = new Copier(from, to, options, counts);
   try {
     await copier.run();
   } finally {
     copier.close();
   }
-  return counts;
 }
 
 /** Counts what there is to copy, and reads no block. `to` undefined: there is nothing yet. */
@@ -134,7 +135,7 @@ class Copier {
   readonly #lanes: number;
   readonly #pace: Pace;
   readonly #stopListening: () => void;
-  #roomBytes: number;
+  #roomBlocks: number;
   /** No block is begun any more. */
   #over = false;
 
@@ -149,7 +150,7 @@ class Copier {
     this.#laneSlots = Math.max(1, Math.min(Math.floor(blocks / this.#lanes), rated));
     this.#region = createRegion({ rows: this.#lanes * this.#laneSlots * copies, rowBytes });
     this.#pace = new Pace(options.rateBytesMax);
-    this.#roomBytes = options.roomBytes;
+    this.#roomBlocks = options.roomBlocks;
     // what TO gives up for what comes was worth as much: from then on nothing is won
     this.#stopListening = to.backend.onRemoved((_keys, reason) => {
       if (reason === "evicted") this.#full("NO_SPACE", 0);
@@ -220,19 +221,19 @@ class Copier {
     const wanted = this.#withRoom(missing);
     const count = wanted.reduce((sum, run) => sum + run.length, 0);
     if (count === 0) return;
-    await this.#pace.wait(count * blockBytes, this.#options.signal);
-    if (this.#ended) return;
+    const { signal } = this.#options;
+    await this.#pace.wait(count * blockBytes, signal);
+    if (signal?.aborted) return;
     const loaded = await this.#load(wanted, first);
     await Promise.all(loaded.map((run) => this.#store(run)));
   }
 
   /** What TO has room for by what is known; the rest is counted. */
   #withRoom(runs: readonly Run[]): readonly Run[] {
-    const bytes = storedBlockBytes(this.#from.backend.context.blockBytes);
     const fitting: Run[] = [];
     for (const run of runs) {
-      const blocks = Math.min(run.length, Math.max(0, Math.floor(this.#roomBytes / bytes)));
-      this.#roomBytes -= blocks * bytes;
+      const blocks = Math.min(run.length, this.#roomBlocks);
+      this.#roomBlocks -= blocks;
       if (blocks > 0) fitting.push(run.slice(0, blocks));
       if (blocks < run.length) this.#full("NO_SPACE", run.length - blocks);
     }
@@ -323,8 +324,9 @@ class Copier {
   /** TO takes no more. */
   #full(code: ErrorCode, blocks: number): void {
     this.#over = true;
+    this.#counts.full = true;
     this.#counts.droppedBlocks += blocks;
-    this.#counts.codes[code] = (this.#counts.codes[code] ?? 0) + blocks;
+    if (blocks > 0) this.#counts.codes[code] = (this.#counts.codes[code] ?? 0) + blocks;
   }
 
   /** A side that fails again and again is not asked for every block of a long list. */

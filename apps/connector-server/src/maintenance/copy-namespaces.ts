@@ -2,7 +2,7 @@ import { KvferryError, storedBlockBytes } from "@kvferry/core";
 import { type LayeredBackend, withTierLayers } from "../layers.js";
 import type { ResolvedTier } from "../storage/tier-config.js";
 import type { StoredNamespace, TierRuntime } from "../storage/tier-runtime.js";
-import { type CopyCounts, type CopyOptions, copyBlocks, countMissing, noCounts } from "./copy-blocks.js";
+import { type CopyCounts, type CopyOptions, copyBlocks, countMissing } from "./copy-blocks.js";
 import { invalid, named } from "./copy-sides.js";
 
 /** Ms that a load or store may take here at least: nobody waits for a copy, and a slow line is no failure. */
@@ -58,29 +58,23 @@ function checkVllmFolders(adopt: boolean, chosen: readonly StoredNamespace[]): v
   }
 }
 
-/** Bytes that TO can take by what is known of it, without anything having to make room; Infinity without a capacity. */
-export async function roomBytesOf(tier: TierRuntime): Promise<number> {
+/** Blocks that a tier can take by what is known of it, without giving up others; Infinity without a capacity. */
+async function roomBlocksOf(tier: TierRuntime, blockBytes: number): Promise<number> {
   const { capacityBytes } = tier;
+  if (tier.roomBlocks !== undefined) return tier.roomBlocks(blockBytes);
   if (capacityBytes === undefined) return Number.POSITIVE_INFINITY;
   let usedBytes = 0;
   for (const stored of await tier.namespaces()) {
-    const { namespace, keyBytes, blockBytes } = stored;
-    const backend = tier.createBackend(namespace, stored);
-    await backend.open({ namespace, keyBytes, blockBytes });
+    const backend = tier.createBackend(stored.namespace, stored);
+    await backend.open(stored);
     try {
       usedBytes += (await backend.usage()).bytes;
     } finally {
       await backend.close();
     }
   }
-  // what tiers keep free for the next stores: two segments of a drive, a 64th of a shared folder
-  const keptFreeBytes = Math.min(capacityBytes / 8, 2 ** 28 + capacityBytes / 64);
-  return Math.max(0, capacityBytes - keptFreeBytes - usedBytes);
-}
-
-/** Bytes that a copied block takes in TO, about. */
-export function copiedBytes({ copiedBlocks }: CopyCounts, { blockBytes }: StoredNamespace): number {
-  return copiedBlocks * storedBlockBytes(blockBytes);
+  const keptFreeBytes = capacityBytes / 64; // evicted ahead, so that the next store need not wait
+  return Math.max(0, Math.floor((capacityBytes - keptFreeBytes - usedBytes) / storedBlockBytes(blockBytes)));
 }
 
 /** Copies one namespace; opening it in TO leaves its record there.
@@ -89,12 +83,13 @@ export async function copyNamespace(
   from: Side,
   to: Side,
   stored: StoredNamespace,
-  options: CopyOptions,
-  counts: CopyCounts = noCounts(),
-): Promise<CopyCounts> {
+  options: Omit<CopyOptions, "roomBlocks">,
+  counts: CopyCounts,
+): Promise<void> {
   return withOpen("FROM", from, stored, async (source) => {
     const target = await targetShape(to, stored);
-    return withOpen("TO", to, target, (sink) => copyBlocks(source, sink, options, counts));
+    const roomBlocks = await named("TO", () => roomBlocksOf(to.runtime, stored.blockBytes));
+    await withOpen("TO", to, target, (sink) => copyBlocks(source, sink, { ...options, roomBlocks }, counts));
   });
 }
 

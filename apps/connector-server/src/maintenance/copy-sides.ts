@@ -141,7 +141,7 @@ function renamed(side: SideName, thrown: unknown): KvferryError {
   const error = toKvferryError(thrown, "copy");
   const field =
     typeof error.context.field === "string" ? { field: `${side}.${withoutIndex(error.context.field)}` } : {};
-  const message = withoutIndex(error.message.replace(/^configuration: /, ""));
+  const message = withoutIndex(error.message.replace(/^(configuration|[a-z0-9-]+ backend): /, ""));
   return new KvferryError(error.code, message.startsWith(`${side}: `) ? message : `${side}: ${message}`, {
     operation: error.operation ?? "copy",
     context: { ...error.context, ...field },
