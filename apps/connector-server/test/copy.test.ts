@@ -1,6 +1,6 @@
 // Moving a fleet's cache: what arrives is what was there, however often and however hard the copy was stopped.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type KeyBatch, keyAt, keyHex, selectKeys } from "@kvferry/core";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
@@ -252,10 +252,12 @@ describe("what a copy leaves behind", { timeout: TIMEOUT_MS }, () => {
     const path = join(scratch(), "nvme");
     const drive = nvmeStorage(64 * 2 ** 20, path);
     await put(drive, keys);
+    const { size } = statSync(join(path, "segments.kvs"));
     const small = { ...drive, argument: `nvme:${path}?capacity=24MiB` };
     expect(await copy(small, posixStorage())).toMatchObject({ code: 0, row: { copiedBlocks: 100 } });
     const bare = { ...drive, argument: `nvme:${path}` };
     expect(await copy(bare, posixStorage())).toMatchObject({ code: 0, row: { copiedBlocks: 100 } });
+    expect(statSync(join(path, "segments.kvs")).size).toBe(size);
     expect(await sound(drive, keys)).toHaveLength(100);
   });
 

@@ -9,11 +9,13 @@ import {
   outcomeCode,
   packKeys,
   type ScanEntry,
+  type ScanPage,
   slotBytes,
 } from "@kvferry/core";
 import { createRegion, type MappedRegion } from "@kvferry/native";
 import type { LayeredBackend } from "../layers.js";
 import { inCopyOrder, type Run } from "./copy-order.js";
+import { named } from "./copy-sides.js";
 import { Pace } from "./pace.js";
 
 /** Batches on the way side by side, so that one is read while another is written. */
@@ -112,7 +114,7 @@ export async function countMissing(
   signal: AbortSignal,
 ): Promise<{ listedBlocks: number; skippedBlocks: number; missingBlocks: number }> {
   const counts = { listedBlocks: 0, skippedBlocks: 0, missingBlocks: 0 };
-  for await (const page of from.backend.scan()) {
+  for await (const page of pagesOf(from)) {
     if (signal.aborted) break;
     counts.listedBlocks += page.length;
     const missing = await Promise.all(page.map(async ({ key }) => to === undefined || isMissing(to, key)));
@@ -159,7 +161,7 @@ class Copier {
 
   async run(): Promise<void> {
     let window: ScanEntry[] = [];
-    for await (const page of this.#from.backend.scan()) {
+    for await (const page of pagesOf(this.#from)) {
       if (this.#ended) return;
       for (const entry of page) window.push(entry);
       this.#counts.listedBlocks += page.length;
@@ -280,6 +282,10 @@ class Copier {
       if (dropped.length === 0) return;
       left = pick(left, dropped);
       const code = outcomeCode(result, dropped[0] as number) ?? "NO_SPACE";
+      if (code === "UNAVAILABLE") {
+        for (const _ of dropped) this.#failed(code); // the breaker is open, which ends the copy
+        return;
+      }
       if (code !== "NO_SPACE" || this.#ended || performance.now() > giveUpAtMs) {
         this.#full(code, dropped.length);
         return;
@@ -343,10 +349,19 @@ class Copier {
   }
 }
 
+async function* pagesOf({ backend }: LayeredBackend): AsyncGenerator<ScanPage> {
+  const pages = backend.scan();
+  for (;;) {
+    const { done, value } = await named("FROM", () => pages.next());
+    if (done === true) return;
+    yield value;
+  }
+}
+
 /** The parts of a run that TO has not. Asked for run by run: storages take the keys of a lookup for a chain. */
 async function missingOf({ backend }: LayeredBackend, run: Run): Promise<Run[]> {
   const keys: KeyBatch = packKeys(run);
-  const states = backend.lookupNow(keys) ?? (await backend.lookup(keys));
+  const states = backend.lookupNow(keys) ?? (await named("TO", () => backend.lookup(keys)));
   return piecesOf(run.length, (i) => states[i] !== LookupState.HIT).map((piece) =>
     piece.map((i) => run[i] as Uint8Array),
   );
