@@ -8,6 +8,7 @@ import {
   EvictingListeners,
   type EvictionSource,
   type KeyBatch,
+  NO_ROW,
   OffloadBackend,
   type ScanEntry,
   type ScanPage,
@@ -88,7 +89,9 @@ export class NvmeBackend extends OffloadBackend implements EvictionSource {
       if (this.#blocks.state(row) !== RowState.STORED) continue;
       const storedAtMs = this.#blocks.storedAtMs(row);
       const usedAtMs = Math.max(storedAtMs, index.lastUseMs(row));
-      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs });
+      const before = index.parent(row);
+      const parent = before === NO_ROW ? undefined : index.key(before);
+      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs, parent });
       if (page.length < pageEntriesMax) continue;
       yield page;
       page = [];
