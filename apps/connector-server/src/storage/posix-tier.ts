@@ -1,4 +1,5 @@
-import { PosixBackend, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, storedNamespaces } from "@kvferry/backend-posix";
+import type { RootStatus } from "@kvferry/core";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
 import type { ResolvedPosixTier } from "./tier-config.js";

@@ -1,11 +1,21 @@
-import { type KeyBatch, keyAt, keyHex, Outcome, POLICIES, PrefixIndex, packKeys, silentLogger } from "@kvferry/core";
-import { type Amount, plus } from "../../src/capacity/amount.js";
-import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/capacity/catalog.js";
-import type { CapacityFiles } from "../../src/capacity/files.js";
-import { Leader } from "../../src/capacity/leader.js";
-import { Lease } from "../../src/capacity/lease.js";
-import { RecordKind } from "../../src/capacity/log.js";
-import { Member } from "../../src/capacity/member.js";
+import {
+  type KeyBatch,
+  keyAt,
+  keyHex,
+  Outcome,
+  POLICIES,
+  PrefixIndex,
+  packKeys,
+  silentLogger,
+} from "../../src/index.js";
+import { type Amount, plus } from "../../src/shared-capacity/amount.js";
+import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/shared-capacity/catalog.js";
+import type { CapacityFiles } from "../../src/shared-capacity/files.js";
+import { Leader } from "../../src/shared-capacity/leader.js";
+import { Lease } from "../../src/shared-capacity/lease.js";
+import { RecordKind } from "../../src/shared-capacity/log.js";
+import { Member } from "../../src/shared-capacity/member.js";
+import { SWIFT_PACE } from "../../src/shared-capacity/pace.js";
 
 const KEY_BYTES = 8;
 export const FILE_BYTES = 8192;
@@ -127,6 +137,7 @@ export class Process {
       files: this.#files,
       lease: this.lease,
       writer: this.writer,
+      pace: SWIFT_PACE,
       capacityBytes: capacity.bytes,
       quotas,
       logger: silentLogger,
@@ -155,7 +166,8 @@ export class Process {
     this.leader = new Leader({
       files: this.#files,
       root: blocksOf(this.#world, this),
-      indexes: { open: async (_, keyBytes) => new PrefixIndex({ keyBytes }) },
+      indexes: { open: async (_, keyBytes) => new PrefixIndex({ keyBytes }), async close() {} },
+      pace: SWIFT_PACE,
       policy: POLICIES.lru,
       capacity: this.#capacity,
       quotas: this.#quotas,

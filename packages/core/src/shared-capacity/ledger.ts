@@ -9,6 +9,8 @@ export class MemberRecord {
   /** The file's bytes, and when they changed by the leader's clock. */
   raw: Uint8Array = new Uint8Array(0);
   changedAtMs: number;
+  /** When its process was found to have ended. */
+  endSeenAtMs: number | undefined;
   /** How far its log has been taken in. */
   position: LogPosition = { file: 0, offset: 0 };
   /** It has ended; what it held counts until a recount that began after that has found all it stored. */
