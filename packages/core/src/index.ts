@@ -121,8 +121,11 @@ export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan
 export { type Amount, NOTHING as NO_AMOUNT, plus as plusAmount } from "./shared-capacity/amount.js";
 export type { BlockFolder, BlockLeaf, BlockRoot, FolderBlocks } from "./shared-capacity/catalog.js";
 export type { CapacityFiles } from "./shared-capacity/files.js";
+export { LateStores, type LateStoresOptions } from "./shared-capacity/late-stores.js";
 export type { LeaderIndexes, RootCount } from "./shared-capacity/leader.js";
 export { RecordKind } from "./shared-capacity/log.js";
+export { Loop } from "./shared-capacity/loop.js";
+export { type CapacityObjects, ObjectFiles } from "./shared-capacity/object-files.js";
 export { type CapacityPace, SWIFT_PACE, THRIFTY_PACE } from "./shared-capacity/pace.js";
 export { type FolderUser, type RootStatus, SharedRoot, type SharedRootOptions } from "./shared-capacity/shared-root.js";
 export { BlockLedger, type BlockLedgerOptions } from "./tiers/block-ledger.js";
