@@ -1,7 +1,6 @@
-import { DeleteObjectsCommand, ListObjectsV2Command, PutObjectCommand } from "@aws-sdk/client-s3";
+import { ListObjectsV2Command } from "@aws-sdk/client-s3";
 import {
   createMemoryRegion,
-  type KvferryError,
   keyAt,
   keyHex,
   LookupState,
@@ -11,7 +10,7 @@ import {
   slotBytes,
   storedBlockBytes,
 } from "@kvferry/core";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, expect, it } from "vitest";
 import { S3Backend, type S3Config } from "../../src/index.js";
 import { batchOf, filled, KEY_BYTES, keysOf, namespaceOf, sameBytes } from "../fixtures.js";
 import { describeServers, type TestServer } from "../servers.js";

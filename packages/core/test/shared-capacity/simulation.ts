@@ -116,9 +116,11 @@ export class World {
     if (this.kind === "files") return this.step(process, effect);
     return new Promise((resolve, reject) => {
       const run = (): void => {
-        if (this.random() >= FAILURES) return resolve(effect());
-        this.#loseSight(effect);
-        reject(new Error("the request was cut off"));
+        if (this.random() >= FAILURES) resolve(effect());
+        else {
+          this.#loseSight(effect);
+          reject(new Error("the request was cut off"));
+        }
       };
       this.#pending.push({ process, run, effect });
     });
