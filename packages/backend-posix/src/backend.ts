@@ -12,11 +12,15 @@ import {
   keyAt,
   LookupState,
   mergeResult,
+  newWriterName,
   OffloadBackend,
   Outcome,
   POLICIES,
   packKeys,
+  RecordKind,
+  type RootStatus,
   type ScanPage,
+  type SharedRoot,
   selectBatch,
   selectKeys,
   setOutcome,
@@ -25,8 +29,7 @@ import {
   type Usage,
 } from "@kvferry/core";
 import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
-import { RecordKind } from "./capacity/log.js";
-import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
+import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
 import { Evicted } from "./evicted.js";
@@ -36,7 +39,7 @@ import { posixManifest } from "./manifest.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
-import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
+import { livingWriters, removeDeadWriters } from "./writers.js";
 
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {

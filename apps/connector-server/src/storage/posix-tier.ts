@@ -1,6 +1,7 @@
-import { PosixBackend, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
+import { rootGauges } from "./root-gauges.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
@@ -30,17 +31,5 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
     gauges: () => (config.capacityBytes === undefined ? {} : rootGauges(backends)),
     problem: () => folderProblem(config.root),
     close: () => engine.close(),
-  };
-}
-
-/** The root's capacity as this process sees it; what only the leader knows is 0 in others. */
-function rootGauges(backends: Iterable<PosixBackend>): Readonly<Record<string, number>> {
-  let status: RootStatus | undefined;
-  for (const { state, rootStatus } of backends) if (state === "open") status ??= rootStatus;
-  return {
-    root_leads: status?.leads === true ? 1 : 0,
-    root_counted_bytes: status?.count?.counted.bytes ?? 0,
-    root_outstanding_bytes: status?.count?.outstanding.bytes ?? 0,
-    root_evicted_blocks: status?.evictedBlocks ?? 0,
   };
 }

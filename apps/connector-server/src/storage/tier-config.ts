@@ -57,6 +57,11 @@ export interface S3TierConfig extends CommonTierConfig {
   readonly region?: string;
   readonly endpoint?: string;
   readonly forcePathStyle?: boolean;
+  readonly capacity?: Size;
+  readonly objectsMax?: number;
+  readonly policy?: string;
+  /** Tenant → size. */
+  readonly quotas?: Readonly<Record<string, Size>>;
   readonly socketsMax?: number;
   readonly sse?: { readonly type: "AES256" | "aws:kms"; readonly kmsKeyId?: string };
   readonly requestTimeoutMs?: number;
@@ -73,12 +78,16 @@ interface Resolved {
 
 type Without<T, K extends PropertyKey> = Omit<T, K | keyof CommonTierConfig>;
 
+/** One bound that all servers of a storage hold together. */
+interface ResolvedCapacity {
+  readonly capacityBytes?: number;
+  readonly quotas?: Readonly<Record<string, number>>;
+  readonly policy?: PolicyName;
+}
+
 export type ResolvedPosixTier = Without<PosixTierConfig, "capacity" | "quotas" | "policy"> &
-  Resolved & {
-    readonly capacityBytes?: number;
-    readonly quotas?: Readonly<Record<string, number>>;
-    readonly policy?: PolicyName;
-  };
+  Resolved &
+  ResolvedCapacity;
 export type ResolvedMemoryTier = Without<MemoryTierConfig, "capacity" | "policy"> &
   Resolved & { readonly capacityBytes: number; readonly policy?: PolicyName };
 export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | "dailyWrites"> &
@@ -87,7 +96,7 @@ export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | 
     readonly segmentBytes?: number;
     readonly dailyWriteBytesMax?: number;
   };
-export type ResolvedS3Tier = Without<S3TierConfig, never> & Resolved;
+export type ResolvedS3Tier = Without<S3TierConfig, "capacity" | "quotas" | "policy"> & Resolved & ResolvedCapacity;
 
 export type ResolvedTier = ResolvedPosixTier | ResolvedMemoryTier | ResolvedNvmeTier | ResolvedS3Tier;
 
@@ -129,14 +138,8 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
     }
     case "posix": {
       const { capacity, quotas, policy, ...rest } = tier;
-      return {
-        ...rest,
-        ...common,
-        root: absolutePath(`${field}.root`, rest.root),
-        ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
-        ...given("policy", policyOf(`${field}.policy`, policy)),
-        ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
-      };
+      const root = absolutePath(`${field}.root`, rest.root);
+      return { ...rest, ...common, root, ...sharedCapacity(field, { capacity, quotas, policy }) };
     }
     case "nvme": {
       const { capacity, segment, dailyWrites, ...rest } = tier;
@@ -151,9 +154,22 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
         ...given("dailyWriteBytesMax", sizeOf(`${field}.dailyWrites`, dailyWrites)),
       };
     }
-    case "s3":
-      return { ...tier, ...common };
+    case "s3": {
+      const { capacity, quotas, policy, ...rest } = tier;
+      return { ...rest, ...common, ...sharedCapacity(field, { capacity, quotas, policy }) };
+    }
   }
+}
+
+function sharedCapacity(
+  field: string,
+  { capacity, quotas, policy }: { [Field in "capacity" | "quotas" | "policy"]: PosixTierConfig[Field] },
+): ResolvedCapacity {
+  return {
+    ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
+    ...given("policy", policyOf(`${field}.policy`, policy)),
+    ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
+  };
 }
 
 function policyOf(field: string, policy: string | undefined): PolicyName | undefined {

@@ -1,16 +1,14 @@
 import { type Amount, atLeastNothing, filesOf, filesThatFit, greater, minus, NOTHING, plus } from "./amount.js";
 import type { AccountState } from "./documents.js";
+import type { CapacityPace } from "./pace.js";
 
-/** How far ahead of its stores a server asks for room. */
-const AHEAD_MS = 2000;
-/** Room that was not needed for so long is given back. */
-const IDLE_MS = 2000;
 /** Time over which the rate of stores is averaged. */
 const RATE_MS = 1000;
 
 /** The room of one server for one tenant: what it was granted, uses and wants. Arithmetic only. */
 export class Account {
   readonly tenant: string;
+  readonly #pace: CapacityPace;
   #accepted: Amount = NOTHING;
   /** Stored, and whether the log says so already. */
   #stored: Amount = NOTHING;
@@ -26,8 +24,9 @@ export class Account {
   #idleSinceMs: number;
   #fileBytes = 1;
 
-  constructor(tenant: string, nowMs: number) {
+  constructor(tenant: string, pace: CapacityPace, nowMs: number) {
     this.tenant = tenant;
+    this.#pace = pace;
     this.#measuredAtMs = nowMs;
     this.#idleSinceMs = nowMs;
   }
@@ -86,7 +85,7 @@ export class Account {
     const kept = this.#wanted(aheadBytesMax);
     const surplus = atLeastNothing(minus(this.free, { bytes: 2 * kept.bytes, files: 2 * kept.files }));
     if (surplus.bytes === 0 && surplus.files === 0) this.#idleSinceMs = nowMs;
-    if (nowMs - this.#idleSinceMs < IDLE_MS) return false;
+    if (nowMs - this.#idleSinceMs < this.#pace.aheadMs) return false;
     this.#released = plus(this.#released, atLeastNothing(minus(this.free, kept)));
     this.#idleSinceMs = nowMs;
     return true;
@@ -110,7 +109,7 @@ export class Account {
   }
 
   #wanted(aheadBytesMax: number): Amount {
-    const bytes = Math.min(this.#bytesAMs * AHEAD_MS, aheadBytesMax);
+    const bytes = Math.min(this.#bytesAMs * this.#pace.aheadMs, aheadBytesMax);
     return plus(this.#waiting, filesOf(Math.floor(bytes / this.#fileBytes), this.#fileBytes));
   }
 }

@@ -1,4 +1,5 @@
-import type { KeyBatch, Logger } from "@kvferry/core";
+import type { KeyBatch } from "../keys.js";
+import type { Logger } from "../runtime.js";
 import { Account } from "./account.js";
 import { type Amount, exceeds, filesOf, greater, NOTHING } from "./amount.js";
 import { DOCUMENT_BYTES_MAX, decodeGrant, encodeDocument, type Grant, type MemberState } from "./documents.js";
@@ -6,26 +7,19 @@ import type { CapacityFiles } from "./files.js";
 import type { Lease } from "./lease.js";
 import { encodeRecords, LogWriter, RecordKind } from "./log.js";
 import { grantName, logName, stateName } from "./names.js";
+import type { CapacityPace } from "./pace.js";
 
-/** A server shows that it lives this often. */
-const BEAT_MS = 2000;
-/** After so long without a sign of its own a server takes it that it was given up, and its room is void; far below what others wait. */
-const ROOM_VALID_MS: number = 2 * 60 * 1000;
-/** Uses are told this often, stores as soon as there are some and this has passed. */
-const USES_REPORT_MS = 3000;
-const STORES_REPORT_MS = 100;
 /** Uses are told earlier when there are so many; and more than the second number are forgotten, half of it where only an order is told. */
 const USES_REPORT_BYTES: number = 1 << 18;
 const USES_BYTES_MAX: number = 1 << 22;
 /** At most a 32nd of the capacity, or of the tenant's quota, is held ahead by a server. */
 const AHEAD_SHARE = 1 / 32;
-/** A store waits so long for room; and none waits for so long after one waited in vain. */
-const ROOM_WAIT_MS = 1000;
 
 export interface MemberOptions {
   readonly files: CapacityFiles;
   readonly lease: Lease;
   readonly writer: string;
+  readonly pace: CapacityPace;
   readonly capacityBytes: number;
   /** Bytes a tenant. */
   readonly quotas: ReadonlyMap<string, number>;
@@ -83,6 +77,7 @@ export class Member {
 
   /** Room for up to `count` files; waits a little if there is none. How many got room. The caller ends it with `settle`. */
   async reserve(tenant: string, count: number, fileBytes: number, signal?: AbortSignal): Promise<number> {
+    const { roomWaitMs } = this.#options.pace;
     const account = this.#account(tenant);
     const got = this.#isVoid() ? 0 : account.reserve(count, fileBytes);
     const nowMs = this.#options.monotonicMs();
@@ -95,12 +90,12 @@ export class Member {
         clearTimeout(timer);
         signal?.removeEventListener("abort", give);
         account.stopWaiting(filesOf(waiter.missing, fileBytes));
-        if (inVain && waiter.got === got) this.#inVainUntilMs = this.#options.monotonicMs() + ROOM_WAIT_MS;
+        if (inVain && waiter.got === got) this.#inVainUntilMs = this.#options.monotonicMs() + roomWaitMs;
         resolve(waiter.got);
       };
       const give = (): void => end(false);
       waiter.done = give;
-      const timer = setTimeout(() => end(true), ROOM_WAIT_MS);
+      const timer = setTimeout(() => end(true), roomWaitMs);
       signal?.addEventListener("abort", give);
       account.wait(amount);
       this.#waiters.add(waiter);
@@ -174,7 +169,7 @@ export class Member {
   #account(tenant: string): Account {
     let account = this.#accounts.get(tenant);
     if (account === undefined) {
-      account = new Account(tenant, this.#options.monotonicMs());
+      account = new Account(tenant, this.#options.pace, this.#options.monotonicMs());
       this.#accounts.set(tenant, account);
     }
     return account;
@@ -214,9 +209,10 @@ export class Member {
   }
 
   #isLogDue(): boolean {
+    const { storesReportMs, usesReportMs } = this.#options.pace;
     const now = this.#options.monotonicMs();
     if ((this.waits && this.#storesSinceMs <= now) || this.#usesBytes > USES_REPORT_BYTES) return true;
-    return now - this.#storesSinceMs >= STORES_REPORT_MS || now - this.#usesSinceMs >= USES_REPORT_MS;
+    return now - this.#storesSinceMs >= storesReportMs || now - this.#usesSinceMs >= usesReportMs;
   }
 
   async #writeLog(): Promise<void> {
@@ -237,7 +233,9 @@ export class Member {
   }
 
   #beatIsDue(): boolean {
-    return this.#shown === undefined || this.#options.monotonicMs() - this.#shown.monotonicMs >= BEAT_MS;
+    return (
+      this.#shown === undefined || this.#options.monotonicMs() - this.#shown.monotonicMs >= this.#options.pace.beatMs
+    );
   }
 
   /** @param raised what is added to the accepted room of an account in what is written. */
@@ -267,7 +265,7 @@ export class Member {
     if (this.#shown === undefined) return false; // nothing was accepted yet
     const { nowMs, monotonicMs } = this.#options;
     const elapsed = Math.max(monotonicMs() - this.#shown.monotonicMs, nowMs() - this.#shown.wallMs);
-    return elapsed > ROOM_VALID_MS;
+    return elapsed > this.#options.pace.roomValidMs;
   }
 
   /** After a long silence others may have given this server up, and its room to someone else. */

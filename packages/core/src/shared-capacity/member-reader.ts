@@ -1,18 +1,16 @@
-import type { Logger } from "@kvferry/core";
+import type { Logger } from "../runtime.js";
 import { type Amount, isNothing, NOTHING, plus } from "./amount.js";
 import { DOCUMENT_BYTES_MAX, decodeState, type LogPosition, type MemberState } from "./documents.js";
 import type { CapacityFiles } from "./files.js";
 import { type Ledger, MemberRecord, storedBy } from "./ledger.js";
 import { type LogRecord, readLog } from "./log.js";
 import { logName, parseName, stateName } from "./names.js";
-
-/** A server of which nobody can know whether it lives, on another host, has ended when it has shown nothing for so long. It gives up its
- * own room long before. */
-const ENDED_AFTER_MS: number = 5 * 60 * 1000;
+import type { CapacityPace } from "./pace.js";
 
 export interface MemberReaderOptions {
   readonly files: CapacityFiles;
   readonly ledger: Ledger;
+  readonly pace: CapacityPace;
   readonly logger: Logger;
   readonly capacity: Amount;
   monotonicMs(): number;
@@ -137,14 +135,13 @@ export class MemberReader {
 
   /** A server that has ended leaves its last words in its log. */
   async #checkLife(member: MemberRecord): Promise<void> {
-    const { hasEnded, monotonicMs, files, ledger } = this.#options;
+    const { files, ledger } = this.#options;
     const { state } = member;
     if (state?.closed && isNothing(member.outstanding())) {
       ledger.forget(member); // its files are swept up
       return;
     }
-    const ended = hasEnded(member.writer) ?? monotonicMs() - member.changedAtMs > ENDED_AFTER_MS;
-    if (!ended) return;
+    if (!this.#hasEnded(member)) return;
     member.ended = true;
     if (state === undefined) {
       member.state = { beat: 0, closed: true, capacityBytes: 0, log: member.position, accounts: [] };
@@ -152,6 +149,16 @@ export class MemberReader {
     }
     const rest = await readLog(files, (file) => logName(member.writer, file), member.position);
     for (const record of rest.records) await this.#options.take(record);
+  }
+
+  /** Whether it has ended, and nothing that it has begun can reach the storage any more. */
+  #hasEnded(member: MemberRecord): boolean {
+    const { hasEnded, monotonicMs, pace } = this.#options;
+    const known = hasEnded(member.writer);
+    if (known === undefined) return monotonicMs() - member.changedAtMs > pace.endedAfterMs;
+    if (!known) return false;
+    member.endSeenAtMs ??= monotonicMs();
+    return monotonicMs() - member.endSeenAtMs >= pace.lateMs;
   }
 
   #warnOnce(what: string, warn: () => void): void {

@@ -1,4 +1,4 @@
-import type { KeyBatch } from "@kvferry/core";
+import type { KeyBatch } from "../keys.js";
 import type { LogPosition } from "./documents.js";
 import type { CapacityFiles } from "./files.js";
 import { LOG_FILE_BYTES, readLog } from "./log.js";

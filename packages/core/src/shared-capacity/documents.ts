@@ -1,4 +1,4 @@
-import { crc32c } from "@kvferry/native";
+import { crc32c } from "../crc32c.js";
 import type { Amount } from "./amount.js";
 
 /** Where a log has been written or read to. */

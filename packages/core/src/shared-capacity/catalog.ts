@@ -1,14 +1,8 @@
-import {
-  type BlockUse,
-  type EvictionPolicy,
-  type KeyBatch,
-  NO_ROW,
-  Outcome,
-  type PolicyFactory,
-  type PrefixIndex,
-  packKeys,
-  selectKeys,
-} from "@kvferry/core";
+import type { BlockUse, EvictionPolicy, PolicyFactory } from "../eviction/policy.js";
+import { type KeyBatch, packKeys, selectKeys } from "../keys.js";
+import { Outcome } from "../outcomes.js";
+import { NO_ROW } from "../prefix-index/block-table.js";
+import type { PrefixIndex } from "../prefix-index/prefix-index.js";
 import { type Amount, filesThatFit, minus, NOTHING, plus } from "./amount.js";
 import { type LogRecord, RecordKind } from "./log.js";
 

@@ -1,11 +1,23 @@
-import { type KeyBatch, keyAt, keyHex, Outcome, POLICIES, PrefixIndex, packKeys, silentLogger } from "@kvferry/core";
-import { type Amount, plus } from "../../src/capacity/amount.js";
-import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/capacity/catalog.js";
-import type { CapacityFiles } from "../../src/capacity/files.js";
-import { Leader } from "../../src/capacity/leader.js";
-import { Lease } from "../../src/capacity/lease.js";
-import { RecordKind } from "../../src/capacity/log.js";
-import { Member } from "../../src/capacity/member.js";
+import {
+  type KeyBatch,
+  keyAt,
+  keyHex,
+  Outcome,
+  POLICIES,
+  PrefixIndex,
+  packKeys,
+  silentLogger,
+} from "../../src/index.js";
+import { type Amount, plus } from "../../src/shared-capacity/amount.js";
+import type { BlockFolder, BlockRoot, FolderBlocks } from "../../src/shared-capacity/catalog.js";
+import type { CapacityFiles } from "../../src/shared-capacity/files.js";
+import { LateStores } from "../../src/shared-capacity/late-stores.js";
+import { Leader } from "../../src/shared-capacity/leader.js";
+import { Lease } from "../../src/shared-capacity/lease.js";
+import { RecordKind } from "../../src/shared-capacity/log.js";
+import { Member } from "../../src/shared-capacity/member.js";
+import { type CapacityObjects, ObjectFiles } from "../../src/shared-capacity/object-files.js";
+import { type CapacityPace, SWIFT_PACE } from "../../src/shared-capacity/pace.js";
 
 const KEY_BYTES = 8;
 export const FILE_BYTES = 8192;
@@ -26,7 +38,19 @@ function randomOf(seed: number): () => number {
 interface Step {
   readonly process: Process;
   run(): void;
+  /** What it does to the storage, if that may happen though its process does not live to hear of it. */
+  readonly effect?: (() => unknown) | undefined;
 }
+
+/** A folder, whose files are there at once and may be torn; or a bucket, whose requests may fail and have worked, or work later. */
+export type StorageKind = "files" | "objects";
+
+const PACES: Readonly<Record<StorageKind, CapacityPace>> = {
+  files: SWIFT_PACE,
+  objects: { ...SWIFT_PACE, lateMs: 300 },
+};
+/** Of the requests to a bucket. */
+const FAILURES = 0.03;
 
 /** What a namespace has on the modelled storage. */
 interface Shelf {
@@ -46,9 +70,15 @@ export class World {
   /** Whether servers go on storing. */
   storing = true;
   nowMs = 1_700_000_000_000;
+  readonly kind: StorageKind;
+  readonly pace: CapacityPace;
   readonly #pending: Step[] = [];
+  /** Requests that their process has given up, or did not live to see the end of. */
+  #late: { readonly untilMs: number; readonly effect: () => unknown }[] = [];
 
-  constructor(seed: number, tenants: readonly string[]) {
+  constructor(seed: number, tenants: readonly string[], kind: StorageKind) {
+    this.kind = kind;
+    this.pace = PACES[kind];
     this.random = randomOf(seed);
     for (const tenant of tenants) {
       this.shelves.set(`of-${tenant}`, { tenant, blocks: new Map(), unfinished: new Map(), quarantined: 0 });
@@ -81,8 +111,51 @@ export class World {
     });
   }
 
+  /** As `step`, of something that changes the storage: a request to a bucket may fail without a word of what becomes of it. */
+  request<T>(process: Process, effect: () => T): Promise<T> {
+    if (this.kind === "files") return this.step(process, effect);
+    return new Promise((resolve, reject) => {
+      const run = (): void => {
+        if (this.random() >= FAILURES) resolve(effect());
+        else {
+          this.#loseSight(effect);
+          reject(new Error("the request was cut off"));
+        }
+      };
+      this.#pending.push({ process, run, effect });
+    });
+  }
+
+  /** Ends a process: its requests on the way may arrive, or not. */
+  crash(process: Process): void {
+    process.crashed = true;
+    for (const step of this.#pending) {
+      if (step.process === process && step.effect !== undefined) this.#loseSight(step.effect);
+    }
+  }
+
+  /** Time passes in which no process does anything. */
+  pass(ms: number): void {
+    this.nowMs += ms;
+    this.#takeLate(({ untilMs }) => untilMs <= this.nowMs);
+  }
+
+  /** It never happens, has happened, or happens later. */
+  #loseSight(effect: () => unknown): void {
+    const kind = this.random();
+    if (kind < 0.3) effect();
+    else if (kind < 0.7) this.#late.push({ untilMs: this.nowMs + this.pace.lateMs - STEP_MS_MAX, effect });
+  }
+
+  #takeLate(isDue: (late: { readonly untilMs: number }) => boolean): void {
+    const due = this.#late.filter(isDue);
+    this.#late = this.#late.filter((late) => !due.includes(late));
+    for (const { effect } of due) effect();
+  }
+
   /** Takes one step of a process that runs; false if there is none. */
   async advance(): Promise<boolean> {
+    this.#takeLate(({ untilMs }) => untilMs <= this.nowMs || this.random() < 0.02);
     const open = this.#pending.filter(({ process }) => !process.crashed && !process.paused);
     if (open.length === 0) return false;
     const step = open[Math.floor(this.random() * open.length)] as Step;
@@ -119,14 +192,22 @@ export class Process {
     this.local = local;
     this.writer = `host-${world.processes.length}-1-${world.processes.length.toString(16).padStart(12, "0")}`;
     world.processes.push(this);
-    this.#files = filesOf(world, this);
+    this.#files = world.kind === "files" ? filesOf(world, this) : new ObjectFiles(objectsOf(world, this));
+    const { pace } = world;
     const time = { nowMs: () => world.nowMs, monotonicMs: () => world.nowMs };
     const hasEnded = (writer: string): boolean => endedOf(world, writer) === true;
-    this.lease = new Lease({ files: this.#files, writer: this.writer, expiryMs: 5000, hasEnded, ...time });
+    this.lease = new Lease({
+      files: this.#files,
+      writer: this.writer,
+      expiryMs: pace.leaseExpiryMs,
+      hasEnded,
+      ...time,
+    });
     this.member = new Member({
       files: this.#files,
       lease: this.lease,
       writer: this.writer,
+      pace,
       capacityBytes: capacity.bytes,
       quotas,
       logger: silentLogger,
@@ -137,13 +218,25 @@ export class Process {
     void this.#repeat(() => this.#memberTurn());
     void this.#repeat(() => this.#leaderTurn());
     void this.#repeat(() => this.lease.renew());
-    for (const [name, { tenant }] of world.shelves) void this.#repeat(() => this.#store(name, tenant));
+    for (const [name, { tenant }] of world.shelves) {
+      if (world.kind === "files") void this.#repeat(() => this.#store(name, tenant));
+      else {
+        const late = this.#lateStores(name, tenant);
+        void this.#repeat(() => this.#put(name, tenant, late));
+        void this.#repeat(() => this.#quarantine(name, tenant));
+        void this.#repeat(() => late.turn());
+      }
+    }
   }
 
-  async #repeat(task: () => Promise<void>): Promise<void> {
+  async #repeat(task: () => Promise<unknown>): Promise<void> {
     for (;;) {
       await this.#world.step(this, () => {});
-      await task();
+      try {
+        await task();
+      } catch (thrown) {
+        if (this.#world.kind === "files") throw thrown; // a bucket's requests may fail
+      }
     }
   }
 
@@ -155,7 +248,8 @@ export class Process {
     this.leader = new Leader({
       files: this.#files,
       root: blocksOf(this.#world, this),
-      indexes: { open: async (_, keyBytes) => new PrefixIndex({ keyBytes }) },
+      indexes: { open: async (_, keyBytes) => new PrefixIndex({ keyBytes }), async close() {} },
+      pace: this.#world.pace,
       policy: POLICIES.lru,
       capacity: this.#capacity,
       quotas: this.#quotas,
@@ -178,17 +272,77 @@ export class Process {
     if (held === 0 || this.lease.note(names) !== held || !(await leader.turn(names))) this.leader = undefined;
   }
 
-  /** A batch of stores: each block is a temporary file first, then has its name, or fails. */
-  async #store(folder: string, tenant: string): Promise<void> {
+  /** A batch of stores into a bucket: nobody else sees an object before it is whole. */
+  async #put(folder: string, tenant: string, late: LateStores): Promise<void> {
     if (!this.#world.storing) return;
     const { random } = this.#world;
-    const count = 1 + Math.floor(random() * 4);
+    const reserved = await this.#reserve(tenant, 1 + Math.floor(random() * 4));
+    const shelf = this.#world.shelves.get(folder) as Shelf;
+    const stored: Uint8Array[] = [];
+    const unknown: Uint8Array[] = [];
+    for (let i = 0; i < reserved; i++) {
+      const key = Buffer.alloc(KEY_BYTES);
+      key.writeUInt32BE(Math.floor(random() * 60), 0);
+      const text = keyHex(key);
+      try {
+        await this.#world.request(this, () => shelf.blocks.has(text) || shelf.blocks.set(text, key));
+        stored.push(key); // or found: it makes no difference to the sum
+      } catch {
+        unknown.push(key);
+      }
+    }
+    this.writing--;
+    this.storedBlocks += stored.length;
+    const [known, keys] = [reserved - unknown.length, packKeys(stored, KEY_BYTES)];
+    this.member.settle(tenant, known, FILE_BYTES, folder, keys);
+    for (const key of unknown) late.add(key);
+    if (stored.length > 0 && random() < 0.3) this.member.tell(RecordKind.USED, folder, keys);
+  }
+
+  /** Moves a block to the quarantine of a bucket, as `S3Backend` does it: with room for the copy. */
+  async #quarantine(folder: string, tenant: string): Promise<void> {
+    const { random } = this.#world;
+    const shelf = this.#world.shelves.get(folder) as Shelf;
+    const text = [...shelf.blocks.keys()][0];
+    if (!this.#world.storing || random() > 0.01 || text === undefined || shelf.quarantined >= 3) return;
+    const key = shelf.blocks.get(text) as Uint8Array;
+    if ((await this.member.reserve(tenant, 1, FILE_BYTES, AbortSignal.abort())) === 0) return;
+    try {
+      await this.#world.request(this, () => {
+        if (shelf.blocks.has(text)) shelf.quarantined++;
+      });
+      await this.#world.request(this, () => shelf.blocks.delete(text));
+    } finally {
+      this.member.settle(tenant, 1, FILE_BYTES, folder, packKeys([], KEY_BYTES), 1);
+      this.member.tell(RecordKind.GONE, folder, packKeys([key]));
+    }
+  }
+
+  #lateStores(folder: string, tenant: string): LateStores {
+    const { blocks } = this.#world.shelves.get(folder) as Shelf;
+    return new LateStores(KEY_BYTES, {
+      lateMs: this.#world.pace.lateMs,
+      monotonicMs: () => this.#world.nowMs,
+      exists: (key) => this.#world.step(this, () => blocks.has(keyHex(key))),
+      settle: (reserved, keys, lost) => this.member.settle(tenant, reserved, FILE_BYTES, folder, keys, lost),
+    });
+  }
+
+  /** Waits a little for room. */
+  async #reserve(tenant: string, count: number): Promise<number> {
     const giveUp = new AbortController();
     this.writing++;
     const room = this.member.reserve(tenant, count, FILE_BYTES, giveUp.signal);
     for (let i = 0; i < 30; i++) await this.#world.step(this, () => {});
     giveUp.abort();
-    const reserved = await room;
+    return room;
+  }
+
+  /** A batch of stores: each block is a temporary file first, then has its name, or fails. */
+  async #store(folder: string, tenant: string): Promise<void> {
+    if (!this.#world.storing) return;
+    const { random } = this.#world;
+    const reserved = await this.#reserve(tenant, 1 + Math.floor(random() * 4));
     const shelf = this.#world.shelves.get(folder) as Shelf;
     const stored: Uint8Array[] = [];
     for (let i = 0; i < reserved; i++) {
@@ -252,6 +406,31 @@ function filesOf(world: World, process: Process): CapacityFiles {
   };
 }
 
+/** Listed in two pages, between which the others go on. */
+function objectsOf(world: World, process: Process): CapacityObjects {
+  const { files } = world;
+  const page = (after: string, countMax: number): Promise<{ name: string; bytes: number }[]> =>
+    world.step(process, () => {
+      const names = [...files.keys()].filter((name) => name > after).sort();
+      return names.slice(0, countMax).map((name) => ({ name, bytes: files.get(name)?.length ?? 0 }));
+    });
+  return {
+    async list() {
+      const first = await page("", files.size >> 1);
+      return [...first, ...(await page(first.at(-1)?.name ?? "", Number.POSITIVE_INFINITY))];
+    },
+    get: (name, offset, bytesMax) => world.step(process, () => files.get(name)?.slice(offset, offset + bytesMax)),
+    put: (name, bytes) => world.request(process, () => void files.set(name, bytes.slice())),
+    create: (name, bytes) =>
+      world.request(process, () => {
+        if (files.has(name)) return false;
+        files.set(name, bytes.slice());
+        return true;
+      }),
+    remove: (name) => world.request(process, () => void files.delete(name)),
+  };
+}
+
 function blocksOf(world: World, process: Process): BlockRoot {
   const folders = [...world.shelves].map(([name, shelf]) => folderOf(world, process, name, shelf));
   return { folders: () => world.step(process, () => folders) };
@@ -291,7 +470,24 @@ function folderOf(world: World, process: Process, name: string, shelf: Shelf): B
         return amount;
       }),
     exists: (keys) => each(keys, (text) => (shelf.blocks.has(text) ? 1 : 0)),
-    remove: (keys) => each(keys, (text) => (shelf.blocks.delete(text) ? Outcome.REMOVED : Outcome.MISS)),
+    remove: (keys) =>
+      world.kind === "files"
+        ? each(keys, (text) => (shelf.blocks.delete(text) ? Outcome.REMOVED : Outcome.MISS))
+        : removeObjects(world, process, shelf, keys),
     async close() {},
   };
+}
+
+/** A bucket does not say whether there was one. */
+async function removeObjects(world: World, process: Process, shelf: Shelf, keys: KeyBatch): Promise<Uint8Array> {
+  const outcomes = new Uint8Array(keys.count).fill(Outcome.REMOVED);
+  for (let i = 0; i < keys.count; i++) {
+    const text = keyHex(keyAt(keys, i));
+    try {
+      await world.request(process, () => shelf.blocks.delete(text));
+    } catch {
+      outcomes[i] = Outcome.FAILED;
+    }
+  }
+  return outcomes;
 }

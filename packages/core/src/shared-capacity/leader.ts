@@ -1,5 +1,9 @@
 import { setImmediate } from "node:timers/promises";
-import { type KeyBatch, type Logger, Outcome, type PolicyFactory, type PrefixIndex, selectKeys } from "@kvferry/core";
+import type { PolicyFactory } from "../eviction/policy.js";
+import { type KeyBatch, selectKeys } from "../keys.js";
+import { Outcome } from "../outcomes.js";
+import type { PrefixIndex } from "../prefix-index/prefix-index.js";
+import type { Logger } from "../runtime.js";
 import { type Amount, atLeastNothing, filesOf, isNothing, lesser, minus, NOTHING, plus } from "./amount.js";
 import { type BlockFolder, type BlockLeaf, type BlockRoot, CatalogFolder, type FolderBlocks } from "./catalog.js";
 import { encodeDocument } from "./documents.js";
@@ -8,23 +12,18 @@ import { Ledger, type MemberRecord } from "./ledger.js";
 import { encodeRecords, type LogRecord, LogWriter, RecordKind } from "./log.js";
 import { MemberReader } from "./member-reader.js";
 import { evictionsName, grantName } from "./names.js";
+import type { CapacityPace } from "./pace.js";
 import { type Need, needsOf, share } from "./share.js";
 import { sweep } from "./sweep.js";
 
-/** Everything is counted anew this often. */
-const RECOUNT_EVERY_MS: number = 10 * 60 * 1000;
-/** Least pause between recounts that look for what is unaccounted for; and at least so many times as long as the last one took. */
-const RECOUNT_PAUSE_MS = 5000;
+/** Least pause between recounts that look for what is unaccounted for: so many times as long as the last one took. */
 const RECOUNT_PAUSE_TIMES = 10;
-/** A turn does so much of a recount, or of evicting, before it lets others run. */
+/** A turn does so much of a recount before it lets others run. */
 const SLICE_MS = 8;
-const EVICTING_MS = 100;
 /** Folders that are listed at once. */
 const LISTINGS_AT_ONCE = 16;
-const EVICT_KEYS_MAX = 128;
 /** While servers store, up to a 64th of the capacity is kept free for those who ask next. */
 const RESERVE_SHARE = 1 / 64;
-const SWEEP_EVERY_MS = 5000;
 /** So long after someone asked for room the leader looks more often. */
 const ASKED_FOR_MS = 1000;
 
@@ -40,6 +39,8 @@ interface EvictionHooks {
 export interface LeaderIndexes {
   /** The index of a folder of blocks, as the last leader has left it, or an empty one. */
   open(folder: string, keyBytes: number): Promise<PrefixIndex>;
+  /** The epoch is over. */
+  close(): Promise<void>;
 }
 
 export interface LeaderOptions {
@@ -50,6 +51,7 @@ export interface LeaderOptions {
   readonly capacity: Amount;
   /** Bytes a tenant. */
   readonly quotas: ReadonlyMap<string, number>;
+  readonly pace: CapacityPace;
   readonly logger: Logger;
   readonly hooks: EvictionHooks;
   readonly epoch: number;
@@ -76,7 +78,7 @@ export interface RootCount {
 /** One epoch of leading: counts what is there, deals out room and evicts. All of it in one line of turns, so that no two steps overlap. */
 export class Leader {
   readonly #options: LeaderOptions;
-  readonly #ledger: Ledger = new Ledger();
+  readonly #ledger: Ledger;
   readonly #reader: MemberReader;
   readonly #evictions: LogWriter;
   readonly #catalog: Map<string, CatalogFolder> = new Map();
@@ -93,6 +95,7 @@ export class Leader {
 
   constructor(options: LeaderOptions) {
     this.#options = options;
+    this.#ledger = new Ledger({ lateMs: options.pace.lateMs, monotonicMs: options.monotonicMs });
     this.#evictions = new LogWriter(options.files, (file) => evictionsName(options.epoch, file));
     this.#reader = new MemberReader({
       ...options,
@@ -133,7 +136,7 @@ export class Leader {
     if (this.#ready && !this.#ledger.uncertain && !(await this.#makeRoom())) return false;
     await this.#writeGrants();
     const now = this.#options.monotonicMs();
-    if (this.#ready && now - this.#sweptAtMs > SWEEP_EVERY_MS) {
+    if (this.#ready && now - this.#sweptAtMs > this.#options.pace.sweepEveryMs) {
       this.#sweptAtMs = now;
       await sweep(names, { ...this.#options, ledger: this.#ledger });
     }
@@ -219,13 +222,14 @@ export class Leader {
   }
 
   #recountIsDue(now: number): boolean {
+    const { recountEveryMs, recountPauseMs } = this.#options.pace;
     const since = now - this.#recountEndedAtMs;
     if (this.#recounts === 0) return true;
-    if (since < RECOUNT_PAUSE_MS / 10) return false; // after a failure too
+    if (since < recountPauseMs / 10) return false; // after a failure too
     if (!this.#ready) return true;
     for (const member of this.#ledger.members.values()) if (member.ended) return true;
-    const pause = Math.max(RECOUNT_PAUSE_MS, RECOUNT_PAUSE_TIMES * this.#recountTookMs);
-    return since > RECOUNT_EVERY_MS || (since > pause && !isNothing(this.#ledger.unaccounted()));
+    const pause = Math.max(recountPauseMs, RECOUNT_PAUSE_TIMES * this.#recountTookMs);
+    return since > recountEveryMs || (since > pause && !isNothing(this.#ledger.unaccounted()));
   }
 
   async *#recountAll(recount: number): AsyncGenerator<void> {
@@ -268,9 +272,9 @@ export class Leader {
   /** Evicts for those who ask, and grants. False when another leads. */
   async #makeRoom(): Promise<boolean> {
     const needs = needsOf(this.#ledger.members.values());
-    const { capacity, quotas, monotonicMs } = this.#options;
+    const { capacity, quotas, monotonicMs, pace } = this.#options;
     if (needs.length > 0) this.#askedAtMs = monotonicMs();
-    const endsAtMs = monotonicMs() + EVICTING_MS;
+    const endsAtMs = monotonicMs() + pace.evictingMs;
     for (const [tenant, quota] of quotas) {
       const asked = Math.min(quota, sumOf(needs, tenant).bytes);
       if (!(await this.#evict(() => ({ bytes: asked - this.#roomOf(tenant), files: 0 }), endsAtMs, tenant)))
@@ -321,8 +325,8 @@ export class Leader {
 
   /** Whether anything has gone. */
   async #evictFrom(entry: CatalogFolder, wanted: Amount): Promise<boolean> {
-    const { hooks, nowMs, warn } = this.#options;
-    const victims = entry.takeVictims(wanted, EVICT_KEYS_MAX, nowMs());
+    const { hooks, nowMs, warn, pace } = this.#options;
+    const victims = entry.takeVictims(wanted, pace.evictKeysMax, nowMs());
     if (victims.keys.count === 0) return false;
     hooks.evicting(entry.source.name);
     let outcomes: Uint8Array = new Uint8Array(victims.keys.count).fill(Outcome.FAILED);

@@ -9,6 +9,8 @@ export class MemberRecord {
   /** The file's bytes, and when they changed by the leader's clock. */
   raw: Uint8Array = new Uint8Array(0);
   changedAtMs: number;
+  /** When its process was found to have ended. */
+  endSeenAtMs: number | undefined;
   /** How far its log has been taken in. */
   position: LogPosition = { file: 0, offset: 0 };
   /** It has ended; what it held counts until a recount that began after that has found all it stored. */
@@ -69,6 +71,24 @@ export function storedBy(state: MemberState): Amount {
   return state.accounts.reduce((sum, { stored }) => plus(sum, stored), NOTHING);
 }
 
+/** What nobody knows of, and since when. */
+interface Loss {
+  readonly tenant: string;
+  readonly amount: Amount;
+  /** The first of it, and the last. */
+  readonly sinceMs: number;
+  readonly atMs: number;
+}
+
+/** Losses of one tenant that are no further apart are kept as one. */
+const LOSSES_TOGETHER_MS = 1000;
+
+export interface LedgerOptions {
+  /** A store that was given up may take effect for so long: a recount that begins earlier may not find it. */
+  readonly lateMs: number;
+  monotonicMs(): number;
+}
+
 /**
  * The leader's sum. Whatever is on storage is counted, or covered by room that is outstanding, or was counted and is unaccounted for until a
  * recount that began later has ended: so that the sum is never less than what is there.
@@ -79,35 +99,44 @@ export class Ledger {
   readonly forgotten: Map<string, Uint8Array> = new Map();
   /** Files that are no blocks: as the last recount found them. */
   besides: Amount = NOTHING;
-  /** By tenant; since the recount under way has begun, and before. */
-  #unaccounted: Map<string, Amount> = new Map();
-  #unaccountedBefore: Map<string, Amount> = new Map();
+  readonly #options: LedgerOptions;
+  /** Those that the recount under way does not settle, and those that it does. */
+  #losses: Loss[] = [];
+  #lossesBefore: Loss[] = [];
+
+  constructor(options: LedgerOptions) {
+    this.#options = options;
+  }
 
   /** Files that were counted, or were to be, and of which nobody knows where they are: for one tenant, or for all. */
   unaccounted(tenant?: string): Amount {
     let sum = NOTHING;
-    for (const amounts of [this.#unaccounted, this.#unaccountedBefore]) {
-      for (const [name, amount] of amounts) if (tenant === undefined || name === tenant) sum = plus(sum, amount);
+    for (const loss of [...this.#lossesBefore, ...this.#losses]) {
+      if (tenant === undefined || loss.tenant === tenant) sum = plus(sum, loss.amount);
     }
     return sum;
   }
 
   lose(tenant: string, amount: Amount): void {
-    if (!isNothing(amount)) this.#unaccounted.set(tenant, plus(this.#unaccounted.get(tenant) ?? NOTHING, amount));
+    if (isNothing(amount)) return;
+    const atMs = this.#options.monotonicMs();
+    const last = this.#losses.at(-1);
+    if (last?.tenant === tenant && atMs - last.sinceMs < LOSSES_TOGETHER_MS) {
+      this.#losses[this.#losses.length - 1] = { ...last, amount: plus(last.amount, amount), atMs };
+    } else this.#losses.push({ tenant, amount, sinceMs: atMs, atMs });
   }
 
   /** Returns the members that have ended: `recounted` takes them. */
   beginRecount(): MemberRecord[] {
-    for (const [tenant, amount] of this.#unaccounted) {
-      this.#unaccountedBefore.set(tenant, plus(this.#unaccountedBefore.get(tenant) ?? NOTHING, amount));
-    }
-    this.#unaccounted = new Map();
+    const before = this.#options.monotonicMs() - this.#options.lateMs;
+    this.#lossesBefore.push(...this.#losses.filter(({ atMs }) => atMs <= before));
+    this.#losses = this.#losses.filter(({ atMs }) => atMs > before);
     return [...this.members.values()].filter((member) => member.ended);
   }
 
   endRecount(besides: Amount, ended: readonly MemberRecord[]): void {
     this.besides = besides;
-    this.#unaccountedBefore = new Map();
+    this.#lossesBefore = [];
     for (const member of ended) this.forget(member);
   }
 

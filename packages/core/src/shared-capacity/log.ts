@@ -1,5 +1,5 @@
-import { KEY_BYTES_MAX, KEY_BYTES_MIN, type KeyBatch } from "@kvferry/core";
-import { crc32c } from "@kvferry/native";
+import { crc32c } from "../crc32c.js";
+import { KEY_BYTES_MAX, KEY_BYTES_MIN, type KeyBatch } from "../keys.js";
 import type { LogPosition } from "./documents.js";
 import type { CapacityFiles } from "./files.js";
 

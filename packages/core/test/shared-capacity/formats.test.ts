@@ -1,6 +1,6 @@
-import { keyAt, packedKeys } from "@kvferry/core";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { keyAt, packedKeys } from "../../src/index.js";
 import {
   decodeGrant,
   decodeLease,
@@ -8,9 +8,9 @@ import {
   encodeDocument,
   type Grant,
   type MemberState,
-} from "../../src/capacity/documents.js";
-import { decodeRecords, encodeRecords, type LogRecord, RecordKind } from "../../src/capacity/log.js";
-import { newestEpoch, parseName } from "../../src/capacity/names.js";
+} from "../../src/shared-capacity/documents.js";
+import { decodeRecords, encodeRecords, type LogRecord, RecordKind } from "../../src/shared-capacity/log.js";
+import { newestEpoch, parseName } from "../../src/shared-capacity/names.js";
 
 const records: fc.Arbitrary<LogRecord> = fc
   .record({

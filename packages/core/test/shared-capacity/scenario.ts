@@ -1,4 +1,4 @@
-import { FILE_BYTES, Process, World } from "./simulation.js";
+import { FILE_BYTES, Process, type StorageKind, World } from "./simulation.js";
 
 const CAPACITY_FILES = 40;
 const QUOTA_FILES = 12;
@@ -25,16 +25,16 @@ function disturb(world: World): void {
   if (kind < 0.3 && target !== undefined) target.paused = true;
   else if (kind < 0.6) for (const process of living) process.paused = process.paused && random() < 0.3;
   else if (kind < 0.72 && target !== undefined) {
-    target.crashed = true;
+    world.crash(target);
     new Process(world, capacity, quotas, random() < 0.7);
   } else if (kind < 0.8) {
     const [text] = any([...(shelf?.blocks ?? [])]) ?? [];
     if (text !== undefined) shelf?.blocks.delete(text); // by hand
-  } else if (kind < 0.86) {
+  } else if (kind < 0.86 && world.kind === "files") {
     const [text] = any([...(shelf?.blocks ?? [])]) ?? [];
     if (text !== undefined && shelf?.blocks.delete(text) && shelf.quarantined < 3) shelf.quarantined++;
   } else if (kind < 0.96) spoil(world, any([...world.files.keys()]));
-  else if (world.processes.every(({ writing, crashed }) => crashed || writing === 0)) world.nowMs += 10 * 60 * 1000;
+  else if (world.processes.every(({ writing, crashed }) => crashed || writing === 0)) world.pass(10 * 60 * 1000);
 }
 
 /** Random bytes, nothing, or a flipped bit in place of a file. */
@@ -55,8 +55,8 @@ function spoil(world: World, name: string | undefined): void {
     );
 }
 
-export async function run(seed: number): Promise<World> {
-  const world = new World(seed, ["", "small"]);
+export async function run(seed: number, kind: StorageKind): Promise<World> {
+  const world = new World(seed, ["", "small"], kind);
   for (let i = 0; i < 3; i++) new Process(world, capacity, quotas, i !== 2);
   for (let i = 0; i < STEPS; i++) {
     if (!(await world.advance())) for (const process of world.processes) process.paused = false;
