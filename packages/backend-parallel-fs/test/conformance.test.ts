@@ -9,29 +9,35 @@ interface Report {
   readonly error?: string;
 }
 
-/** The kit runs in a child process, as only that one has the stand-in's calls. */
-function conformanceOn(kind: "lustre" | "gpfs", env: Record<string, string>): void {
-  describe(`a stand-in for ${kind}: conformance`, () => {
-    let standIn: StandIn;
-    let reports: readonly Report[] = [];
-    beforeAll(async () => {
-      standIn = await makeStandIn({ kind, env });
-      reports = await standIn.run("child-kit.mjs", { mount: standIn.mount, faults: standIn.env.STAND_IN_FAULTS });
-    }, 180_000);
-    afterAll(() => standIn?.remove());
-    for (const { name } of conformanceCases) {
-      it(name, (context) => {
-        const report = reports.find((each) => each.name === name);
-        if (report?.status === "skipped") context.skip(report.reason);
-        if (report?.status !== "passed") throw new Error(report?.error ?? "was not run");
-      });
-    }
-  });
-}
+const KINDS = {
+  lustre: {},
+  gpfs: { GPFS_BLOCK: "4194304", GPFS_SUBBLOCK: "8192", GPFS_FILESET: "kv" },
+} as const;
 
-if (missing === undefined) {
-  conformanceOn("lustre", {});
-  conformanceOn("gpfs", { GPFS_BLOCK: "4194304", GPFS_SUBBLOCK: "8192", GPFS_FILESET: "kv" });
-} else {
-  describe.skip(`stand-ins for Lustre and Storage Scale: ${missing}`, () => it("are not run", () => {}));
-}
+/** The kit runs in child processes, as only those have the stand-in's calls; both at a time, as they mostly wait. */
+describe.skipIf(missing !== undefined)(`stand-ins for Lustre and Storage Scale${missing ? `: ${missing}` : ""}`, () => {
+  const standIns: StandIn[] = [];
+  const reports = new Map<string, readonly Report[]>();
+  beforeAll(async () => {
+    const runs = Object.entries(KINDS).map(async ([kind, env]) => {
+      const standIn = await makeStandIn({ kind: kind as keyof typeof KINDS, env });
+      standIns.push(standIn);
+      const args = { mount: standIn.mount, faults: standIn.env.STAND_IN_FAULTS };
+      reports.set(kind, await standIn.run<Report[]>("child-kit.mjs", args));
+    });
+    await Promise.all(runs);
+  }, 300_000);
+  afterAll(() => Promise.all(standIns.map((each) => each.remove())));
+
+  for (const kind of Object.keys(KINDS)) {
+    describe(`a stand-in for ${kind}: conformance`, () => {
+      for (const { name } of conformanceCases) {
+        it(name, (context) => {
+          const report = reports.get(kind)?.find((each) => each.name === name);
+          if (report?.status === "skipped") context.skip(report.reason);
+          if (report?.status !== "passed") throw new Error(report?.error ?? "was not run");
+        });
+      }
+    });
+  }
+});
