@@ -131,7 +131,8 @@ describe.skipIf(missing !== undefined)(`a stand-in for Lustre${missing ? `: ${mi
     await lustre();
     const report = await open({}, { blocks: 4, blockBytes: 3 * MIB });
     expect(report).toMatchObject({ stored: Array(4).fill("STORED"), loaded: Array(4).fill("LOADED"), wrong: [] });
-    expect(await standIn.log()).toMatch(/short write[^]*short read/);
+    const log = await standIn.log();
+    for (const what of ["short write", "short read"]) expect(log).toContain(what);
   });
 
   it("is refused on any other file system, with the way out", { timeout: TIMEOUT_MS }, async () => {

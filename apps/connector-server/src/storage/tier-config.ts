@@ -17,8 +17,8 @@ interface CommonTierConfig {
   readonly deadlineMs?: number;
 }
 
-export interface PosixTierConfig extends CommonTierConfig {
-  readonly backend: "posix";
+/** A folder with a file for each block. */
+interface FolderTierConfig extends CommonTierConfig {
   readonly root: string;
   readonly layout?: "kvferry" | "vllm-fs";
   readonly adopt?: boolean;
@@ -30,6 +30,19 @@ export interface PosixTierConfig extends CommonTierConfig {
   readonly threads?: number;
   readonly fsync?: boolean;
   readonly direct?: "auto" | "on" | "off";
+}
+
+export interface PosixTierConfig extends FolderTierConfig {
+  readonly backend: "posix";
+}
+
+export interface ParallelFsTierConfig extends FolderTierConfig {
+  readonly backend: "parallel-fs";
+  readonly striping?: "auto" | "keep" | "replace";
+  readonly stripeCount?: number;
+  readonly stripeSize?: Size;
+  readonly pool?: string;
+  readonly dataOnMdt?: boolean;
 }
 
 export interface MemoryTierConfig extends CommonTierConfig {
@@ -62,7 +75,7 @@ export interface S3TierConfig extends CommonTierConfig {
   readonly requestTimeoutMs?: number;
 }
 
-export type TierConfig = PosixTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
+export type TierConfig = PosixTierConfig | ParallelFsTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
 
 interface Resolved {
   readonly name: string;
@@ -73,12 +86,18 @@ interface Resolved {
 
 type Without<T, K extends PropertyKey> = Omit<T, K | keyof CommonTierConfig>;
 
-export type ResolvedPosixTier = Without<PosixTierConfig, "capacity" | "quotas" | "policy"> &
-  Resolved & {
-    readonly capacityBytes?: number;
-    readonly quotas?: Readonly<Record<string, number>>;
-    readonly policy?: PolicyName;
-  };
+type FolderBounds = Pick<FolderTierConfig, "capacity" | "quotas" | "policy">;
+
+interface ResolvedBounds {
+  readonly capacityBytes?: number;
+  readonly quotas?: Readonly<Record<string, number>>;
+  readonly policy?: PolicyName;
+}
+
+export type ResolvedPosixTier = Without<PosixTierConfig, keyof FolderBounds> & Resolved & ResolvedBounds;
+export type ResolvedParallelFsTier = Without<ParallelFsTierConfig, keyof FolderBounds | "stripeSize"> &
+  Resolved &
+  ResolvedBounds & { readonly stripeBytes?: number };
 export type ResolvedMemoryTier = Without<MemoryTierConfig, "capacity" | "policy"> &
   Resolved & { readonly capacityBytes: number; readonly policy?: PolicyName };
 export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | "dailyWrites"> &
@@ -89,7 +108,12 @@ export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | 
   };
 export type ResolvedS3Tier = Without<S3TierConfig, never> & Resolved;
 
-export type ResolvedTier = ResolvedPosixTier | ResolvedMemoryTier | ResolvedNvmeTier | ResolvedS3Tier;
+export type ResolvedTier =
+  | ResolvedPosixTier
+  | ResolvedParallelFsTier
+  | ResolvedMemoryTier
+  | ResolvedNvmeTier
+  | ResolvedS3Tier;
 
 const MEMORY_CAPACITY_BYTES = 2 ** 30;
 const DEADLINE_MS = 30_000;
@@ -133,9 +157,17 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
         ...rest,
         ...common,
         root: absolutePath(`${field}.root`, rest.root),
-        ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
-        ...given("policy", policyOf(`${field}.policy`, policy)),
-        ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
+        ...boundsOf(field, tier),
+      };
+    }
+    case "parallel-fs": {
+      const { capacity, quotas, policy, stripeSize, ...rest } = tier;
+      return {
+        ...rest,
+        ...common,
+        root: absolutePath(`${field}.root`, rest.root),
+        ...boundsOf(field, tier),
+        ...given("stripeBytes", sizeOf(`${field}.stripeSize`, stripeSize)),
       };
     }
     case "nvme": {
@@ -154,6 +186,14 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
     case "s3":
       return { ...tier, ...common };
   }
+}
+
+function boundsOf(field: string, { capacity, policy, quotas }: FolderBounds): ResolvedBounds {
+  return {
+    ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
+    ...given("policy", policyOf(`${field}.policy`, policy)),
+    ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
+  };
 }
 
 function policyOf(field: string, policy: string | undefined): PolicyName | undefined {
