@@ -1,13 +1,22 @@
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { type FolderNames, foldersOf, PosixBackend } from "@kvferry/backend-posix";
-import { type AuthorContext, type Finding, mountOf, readMounts, storedBlockBytes, toKvferryError } from "@kvferry/core";
+import {
+  type AuthorContext,
+  type Finding,
+  mountOf,
+  readMounts,
+  storedBlockBytes,
+  toKvferryError,
+  type Usage,
+} from "@kvferry/core";
 import { checkLustreConfig, invalid, type LustreConfig, lustreFieldsOf, type ParallelFsConfig } from "./config.js";
 import { type FoundFileSystem, type ParallelFileSystem, requireParallelFs } from "./detect.js";
 import { getGpfsAttributes } from "./gpfs/attributes.js";
 import { judgeGpfs } from "./gpfs/judge.js";
 import { prepareLustre } from "./lustre/prepare.js";
 import { parallelFsManifest } from "./manifest.js";
+import { RecentUsage } from "./recent-usage.js";
 
 const FOLDER_MODE = 0o700;
 
@@ -18,6 +27,7 @@ export class ParallelFsBackend extends PosixBackend {
   readonly #lustre: LustreConfig;
   #fileSystem: ParallelFileSystem | undefined;
   #findings: readonly Finding[] = [];
+  readonly #usage: RecentUsage = new RecentUsage(() => this.context.clock.monotonicMs());
 
   /** @throws KvferryError CONFIG_INVALID with `context.field`. */
   constructor(config: ParallelFsConfig) {
@@ -54,6 +64,11 @@ export class ParallelFsBackend extends PosixBackend {
     for (const finding of this.#findings)
       if (finding.severity !== "fine") context.logger.warn({ root, finding }, "the file system could be better set up");
     await super._open(context);
+  }
+
+  /** As the posix backend counts, but many blocks not at every call. */
+  protected override _usage(): Promise<Usage> {
+    return this.#usage.get(() => super._usage());
   }
 
   /** Everything below the namespace's folder is made after it has its layout. */

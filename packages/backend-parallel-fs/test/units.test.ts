@@ -11,6 +11,7 @@ import {
   parseLayout,
   parseLustreDf,
 } from "../src/index.js";
+import { RecentUsage } from "../src/recent-usage.js";
 
 const KIB = 1 << 10;
 const MIB = 1 << 20;
@@ -32,6 +33,37 @@ describe("the layout for a block", () => {
     expect(layoutFor(68 * KIB, { dataOnMdt: true }).mdtBytes).toBe(128 * KIB);
     expect(layoutFor(MIB, { dataOnMdt: true }).mdtBytes).toBe(MIB);
     expect(layoutFor(MIB + 4 * KIB, { dataOnMdt: true }).mdtBytes).toBe(0);
+  });
+});
+
+describe("the count of blocks", () => {
+  const counted = (blocks: number) => {
+    let calls = 0;
+    let nowMs = 0;
+    const usage = new RecentUsage(() => nowMs);
+    const get = () => usage.get(async () => ({ blocks, bytes: ++calls, capacityBytes: undefined }));
+    return { get, calls: () => calls, pass: (ms: number) => (nowMs += ms) };
+  };
+
+  it("is always new of a few", async () => {
+    const few = counted(9999);
+    for (let i = 1; i <= 3; i++) expect((await few.get()).bytes).toBe(i);
+  });
+
+  it("asks the metadata servers for at most 10,000 blocks a second of many, however often metrics are scraped", async () => {
+    const many = counted(1_000_000); // 100 s
+    await Promise.all([many.get(), many.get(), many.get()]);
+    many.pass(99_000);
+    expect((await many.get()).bytes).toBe(1);
+    many.pass(1_001);
+    expect((await many.get()).bytes).toBe(2);
+    expect(many.calls()).toBe(2);
+  });
+
+  it("is tried again at once when it failed", async () => {
+    const usage = new RecentUsage(() => 0);
+    await expect(usage.get(() => Promise.reject(new Error("away")))).rejects.toThrow("away");
+    expect((await usage.get(async () => ({ blocks: 1, bytes: 2, capacityBytes: undefined }))).bytes).toBe(2);
   });
 });
 
