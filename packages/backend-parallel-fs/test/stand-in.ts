@@ -98,7 +98,7 @@ export async function makeStandIn({ kind, tools = true, env: more = {} }: StandI
 }
 
 /** `lfs df` as lfs-df(1) shows it, in KiB. */
-export function dfText(mount: string, usedPercent: readonly number[]): string {
+function dfText(mount: string, usedPercent: readonly number[]): string {
   const total = 1_000_000;
   const line = (name: string, used: number, at: string): string =>
     `testfs-${name}_UUID ${total} ${used * 10_000} ${total - used * 10_000} ${used}% ${mount}[${at}] `;

@@ -36,7 +36,7 @@ export interface PosixTierConfig extends FolderTierConfig {
   readonly backend: "posix";
 }
 
-export interface ParallelFsTierConfig extends FolderTierConfig {
+interface ParallelFsTierConfig extends FolderTierConfig {
   readonly backend: "parallel-fs";
   readonly striping?: "auto" | "keep" | "replace";
   readonly stripeCount?: number;
