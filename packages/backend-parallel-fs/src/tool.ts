@@ -24,7 +24,14 @@ const OUTPUT_BYTES_MAX = 4 << 20;
 export async function runTool(name: string, args: readonly string[], options: ToolOptions = {}): Promise<ToolResult> {
   const path = await findTool(name, options.folders ?? []);
   if (path === undefined) return { kind: "absent" };
-  const { timeoutMs = TIMEOUT_MS } = options;
+  // starting a process can throw at once: no memory, for instance
+  return run(path, args, options.timeoutMs ?? TIMEOUT_MS).catch((thrown) => ({
+    kind: "failed",
+    message: (thrown as Error).message,
+  }));
+}
+
+function run(path: string, args: readonly string[], timeoutMs: number): Promise<ToolResult> {
   return new Promise((resolve) => {
     const env = { ...process.env, LC_ALL: "C" }; // its words are read
     const child = execFile(path, args, { env, maxBuffer: OUTPUT_BYTES_MAX }, (error, stdout, stderr) => {
