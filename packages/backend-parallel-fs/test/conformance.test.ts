@@ -26,7 +26,7 @@ describe.skipIf(missing !== undefined)(`stand-ins for Lustre and Storage Scale${
       reports.set(kind, await standIn.run<Report[]>("child-kit.mjs", args));
     });
     await Promise.all(runs);
-  }, 300_000);
+  }, 600_000);
   afterAll(() => Promise.all(standIns.map((each) => each.remove())));
 
   for (const kind of Object.keys(KINDS)) {

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 const folder = fileURLToPath(new URL("./stand-ins/", import.meta.url));
 const MAGIC = { lustre: "0x0bd00bd0", gpfs: "0x47504653", other: "0xef53" } as const;
-const CHILD_TIMEOUT_MS = 280_000;
+const CHILD_TIMEOUT_MS = 580_000;
 
 /** Why the stand-in cannot be built here, or undefined. */
 export const missing: string | undefined = (() => {
