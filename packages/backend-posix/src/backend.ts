@@ -11,6 +11,7 @@ import {
   type KeyBatch,
   keyAt,
   LookupState,
+  type Manifest,
   mergeResult,
   newWriterName,
   OffloadBackend,
@@ -59,9 +60,10 @@ export class PosixBackend extends OffloadBackend {
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
-  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig) {
-    super(posixManifest);
+  /** `habits`: given by the backends that are this one on a file system of its own kind.
+   * @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(config: PosixConfig, habits?: { readonly manifest: Manifest }) {
+    super(habits?.manifest ?? posixManifest);
     this.#config = resolveConfig(config);
   }
 
