@@ -72,13 +72,18 @@ export class Lease {
       return false;
     }
     this.#held = epoch; // unless a higher one was made meanwhile
-    const names = await files.list();
-    if (this.note(names) !== epoch) return false;
-    for (const name of names) {
-      const parsed = parseName(name);
-      if (parsed?.kind === "epoch" && parsed.epoch <= epoch - EPOCHS_KEPT) await files.remove(name);
+    try {
+      const names = await files.list();
+      if (this.note(names) !== epoch) return false;
+      for (const name of names) {
+        const parsed = parseName(name);
+        if (parsed?.kind === "epoch" && parsed.epoch <= epoch - EPOCHS_KEPT) await files.remove(name);
+      }
+      return true;
+    } catch (thrown) {
+      this.#held = 0; // nobody leads this epoch: it runs out, also for this writer
+      throw thrown;
     }
-    return true;
   }
 
   /** Shows that the leader lives. Writes nothing but its own epoch's file. */

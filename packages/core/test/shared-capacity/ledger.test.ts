@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { calm, run } from "./scenario.js";
+import type { World } from "./simulation.js";
 
 const LONG = process.env.KVFERRY_LONG === "1";
 
@@ -17,16 +18,14 @@ describe("the capacity of servers that pause, crash and find damaged files", () 
           const before = world.processes.reduce((sum, { storedBlocks }) => sum + storedBlocks, 0);
           const stored = (): number => world.processes.reduce((sum, { storedBlocks }) => sum + storedBlocks, 0);
           world.pass(6000); // a lease of a crashed process on another host is over
-          if (world.processes.some(({ crashed, local }) => crashed && !local)) {
-            world.storing = false;
-            // what it held may be unknown, until it has been silent for long
-            for (let passedMs = 0; passedMs < 7 * 60 * 1000; passedMs += 1500) {
-              await calm(world, 60, () => false);
-              world.pass(1500);
-            }
-            world.storing = true;
+          const mayBeUnknown = world.processes.some(({ crashed, local }) => crashed && !local);
+          let goesOn = false;
+          // a leader that has lost its lease to the model's time begins to wait anew
+          for (let i = 0; i < 3 && !goesOn; i++) {
+            if (mayBeUnknown) await silence(world);
+            goesOn = await calm(world, 20_000, () => stored() > before + 5);
           }
-          expect(await calm(world, 20_000, () => stored() > before + 5), "stores go on").toBe(true);
+          expect(goesOn, "stores go on").toBe(true);
           world.storing = false;
           const nothingUnderWay = (): boolean =>
             world.processes.every(({ writing, crashed }) => crashed || writing === 0);
@@ -49,3 +48,13 @@ describe("the capacity of servers that pause, crash and find damaged files", () 
     },
   );
 });
+
+/** So much time passes, with nothing stored, that a crashed process on another host counts as ended: what it held may have been unknown until then. */
+async function silence(world: World): Promise<void> {
+  world.storing = false;
+  for (let passedMs = 0; passedMs < 7 * 60 * 1000; passedMs += 1500) {
+    await calm(world, 60, () => false);
+    world.pass(1500);
+  }
+  world.storing = true;
+}
