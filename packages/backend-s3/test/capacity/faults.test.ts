@@ -82,6 +82,23 @@ describeServers("a capacity in s3, with faults", (server) => {
     expect(counts(backend).unaccounted).toBe(0);
   });
 
+  it("finds what a server has left on its way that was closed meanwhile", async () => {
+    const first = await opened();
+    proxy.fault = (seen) => {
+      if (!isOf(seen, 1)) return undefined;
+      return seen.method === "PUT"
+        ? { kind: "loseAnswer" }
+        : { kind: "answer", status: 503, code: "ServiceUnavailable" };
+    };
+    expect([...(await first.store(batchOf([1], filled([1], BLOCK_BYTES)))).outcomes]).toEqual([FAILED]);
+    await first.close();
+    proxy.fault = () => undefined;
+    const second = await opened();
+    await until(() => counts(second).counted === 1);
+    await until(() => counts(second).outstanding === 0);
+    expect(counts(second).unaccounted).toBe(0);
+  });
+
   it("gives back the room of a store that has not come about", async () => {
     const backend = await opened();
     proxy.fault = (seen) => (isOf(seen, 1) && seen.method === "PUT" ? { kind: "cutRequest", bytes: 100 } : undefined);
