@@ -55,6 +55,10 @@ tiers:
     region: eu-central-1
     endpoint: https://s3.example.com
     forcePathStyle: true
+    capacity: 10TiB
+    objectsMax: 5000000
+    policy: s3-fifo
+    quotas: { a: 1TiB }
     socketsMax: 32
     sse: { type: "aws:kms", kmsKeyId: k }
     requestTimeoutMs: 5000
@@ -73,6 +77,9 @@ tiers:
     deadlineMs: 1000
 `);
     expect(problems).toEqual([]);
+    expect(resolveConfig(config).tiers[2]).toMatchObject({
+      ...{ capacityBytes: 10 * 2 ** 40, objectsMax: 5_000_000, policy: "s3-fifo", quotas: { a: 2 ** 40 } },
+    });
     expect(resolveConfig(config)).toMatchObject({
       socketIsDefault: false,
       http: { host: "127.0.0.1", port: 9464 },

@@ -30,13 +30,14 @@ import {
   uniformResult,
 } from "@kvferry/core";
 import { Background, untilAborted } from "./background.js";
+import { copyOf, firstOfEqual, keysWith } from "./batch-keys.js";
 import { acquirePrefix } from "./capacity/root.js";
 import { CapacityShare } from "./capacity/share.js";
 import type { StoreRoom } from "./capacity/store-room.js";
 import { type RunningChecksum, runningChecksum } from "./checksum.js";
 import { type ResolvedS3Config, resolveConfig, type S3Config } from "./config.js";
 import { Inventory } from "./inventory.js";
-import { KnownKeys, keyText } from "./known-keys.js";
+import { KnownKeys } from "./known-keys.js";
 import { loadBlock } from "./load-block.js";
 import { LookupPlan } from "./lookup.js";
 import { s3Manifest } from "./manifest.js";
@@ -476,30 +477,4 @@ export class S3Backend extends OffloadBackend {
 
 function requestOptions({ signal, priority }: AuthorOptions): RequestOptions {
   return { signal, priority };
-}
-
-/** The keys that had this outcome. */
-function keysWith(keys: KeyBatch, { outcomes }: BatchResult, outcome: Outcome): KeyBatch {
-  return selectKeys(
-    keys,
-    [...outcomes.keys()].filter((i) => outcomes[i] === outcome),
-  );
-}
-
-/** For a call whose caller may reuse its keys after an abort. */
-function copyOf({ bytes, stride, count }: KeyBatch): KeyBatch {
-  return { bytes: bytes.slice(), stride, count };
-}
-
-/** For each key that was in the batch before: its position, and that of the first one. */
-function firstOfEqual(keys: KeyBatch): Map<number, number> {
-  const first = new Map<string, number>();
-  const twins = new Map<number, number>();
-  for (let i = 0; i < keys.count; i++) {
-    const text = keyText(keyAt(keys, i));
-    const of = first.get(text);
-    if (of === undefined) first.set(text, i);
-    else twins.set(i, of);
-  }
-  return twins;
 }

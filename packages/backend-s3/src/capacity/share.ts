@@ -39,6 +39,7 @@ export class CapacityShare {
   readonly #tenant: string;
   readonly #folder: string;
   readonly #fileBytes: number;
+  readonly #lateMs: number;
   readonly #noKeys: KeyBatch;
   readonly #evicted: Evicted;
   readonly #late: LateStores;
@@ -50,6 +51,7 @@ export class CapacityShare {
     this.#tenant = namespace.fields.tenant;
     this.#folder = namespace.digestHex;
     this.#fileBytes = storedBlockBytes(blockBytes);
+    this.#lateMs = pace.lateMs;
     this.#noKeys = packKeys([], keyBytes);
     const options: RequestOptions = { signal: stopping, priority: "store" };
     const exists = async (key: Uint8Array): Promise<boolean> =>
@@ -69,7 +71,7 @@ export class CapacityShare {
       lateMs: pace.lateMs,
       monotonicMs: () => clock.monotonicMs(),
       exists,
-      settle: (reserved, keys, lost) => this.#settle(reserved, keys, lost),
+      settle: (keys) => this.#settle(1, keys, 0),
     });
     // whatever fails is tried again: until then the room is held
     this.#lateLoop = new Loop(
@@ -111,7 +113,7 @@ export class CapacityShare {
   }
 
   copied(): void {
-    this.#settle(1, this.#noKeys, 1);
+    this.#loseLater(1);
   }
 
   /** Tells how blocks are used, or that they have gone. */
@@ -123,8 +125,13 @@ export class CapacityShare {
   async close(): Promise<void> {
     this.#shared.leave(this.#evicted);
     await this.#lateLoop.stop();
-    this.#late.giveUp();
+    this.#loseLater(this.#late.giveUp());
     await releasePrefix(this.#shared);
+  }
+
+  /** What nobody looks for is left to a recount, when it cannot take effect any more. If the root is closed before that, its leader waits as long. */
+  #loseLater(count: number): void {
+    if (count > 0) setTimeout(() => this.#settle(count, this.#noKeys, count), this.#lateMs).unref();
   }
 
   #settle(reserved: number, keys: KeyBatch, lost: number): void {

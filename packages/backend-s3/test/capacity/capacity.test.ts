@@ -1,4 +1,3 @@
-import { ListObjectsV2Command } from "@aws-sdk/client-s3";
 import {
   createMemoryRegion,
   keyAt,
@@ -13,7 +12,8 @@ import {
 import { afterEach, expect, it } from "vitest";
 import { S3Backend, type S3Config } from "../../src/index.js";
 import { batchOf, filled, KEY_BYTES, keysOf, namespaceOf, sameBytes } from "../fixtures.js";
-import { describeServers, type TestServer } from "../servers.js";
+import { describeServers } from "../servers.js";
+import { blocksIn } from "./listing.js";
 import { TEST_PACE } from "./pace.mjs";
 
 const BLOCK_BYTES = 8192;
@@ -41,22 +41,6 @@ function range(first: number, count: number): number[] {
 async function store(backend: S3Backend, first: number, count: number, blockBytes = BLOCK_BYTES): Promise<number[]> {
   const ids = range(first, count);
   return [...(await backend.store(batchOf(ids, filled(ids, blockBytes)))).outcomes];
-}
-
-/** All blocks, damaged ones too. */
-async function blocksIn(server: TestServer, bucket: string): Promise<number> {
-  let token: string | undefined;
-  let count = 0;
-  do {
-    const page = await server.admin.send(
-      new ListObjectsV2Command({ Bucket: bucket, Prefix: "cache/", ContinuationToken: token }),
-    );
-    for (const { Key = "" } of page.Contents ?? []) {
-      if (!Key.startsWith("cache/capacity/") && !Key.endsWith("namespace.json")) count++;
-    }
-    token = page.NextContinuationToken;
-  } while (token !== undefined);
-  return count;
 }
 
 describeServers("a capacity in s3", (server) => {

@@ -4,11 +4,11 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { ListObjectsV2Command, type ListObjectsV2CommandOutput } from "@aws-sdk/client-s3";
 import { type RootStatus, storedBlockBytes, type Usage } from "@kvferry/core";
 import { afterEach, expect, it } from "vitest";
 import { describeServers, type TestServer } from "../servers.js";
 import { BLOCK_BYTES } from "./blocks.mjs";
+import { blockObjects } from "./listing.js";
 
 const ROUNDS = process.env.KVFERRY_LONG === "1" ? 60 : 3;
 const SERVERS = 3;
@@ -150,18 +150,9 @@ class Fleet {
 
   /** Bytes of all objects of blocks, damaged ones too, and how many blocks have a name. */
   async #measure(): Promise<{ bytes: number; blocks: number }> {
-    let [bytes, blocks, token]: [number, number, string | undefined] = [0, 0, undefined];
-    do {
-      const page: ListObjectsV2CommandOutput = await this.#storage.admin.send(
-        new ListObjectsV2Command({ Bucket: this.#bucket, Prefix: "cache/", ContinuationToken: token }),
-      );
-      for (const { Key = "", Size = 0 } of page.Contents ?? []) {
-        if (Key.startsWith("cache/capacity/") || Key.endsWith(".json")) continue;
-        bytes += Size;
-        if (/\/[0-9a-f]{2}\/[0-9a-f]+$/.test(Key)) blocks++;
-      }
-      token = page.NextContinuationToken;
-    } while (token !== undefined);
+    const objects = await blockObjects(this.#storage, this.#bucket);
+    const bytes = objects.reduce((sum, object) => sum + object.bytes, 0);
+    const blocks = objects.filter(({ name }) => /\/[0-9a-f]{2}\/[0-9a-f]+$/.test(name)).length;
     return { bytes, blocks };
   }
 

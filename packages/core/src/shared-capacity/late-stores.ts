@@ -5,8 +5,8 @@ export interface LateStoresOptions {
   readonly lateMs: number;
   monotonicMs(): number;
   exists(key: Uint8Array): Promise<boolean>;
-  /** Ends the reservation of `reserved` blocks: `keys` are there; of `lost` nobody knows. */
-  settle(reserved: number, keys: KeyBatch, lost: number): void;
+  /** Ends the reservation of one block: it is in `keys` if it is there. */
+  settle(keys: KeyBatch): void;
 }
 
 interface LateStore {
@@ -32,7 +32,7 @@ export class LateStores {
   add(key: Uint8Array): void {
     const name = keyHex(key);
     // there is one block of a key, however often it is stored
-    if (this.#waiting.delete(name)) this.#options.settle(1, this.#emptyKeys, 0);
+    if (this.#waiting.delete(name)) this.#options.settle(this.#emptyKeys);
     this.#waiting.set(name, { key: key.slice(), dueAtMs: this.#options.monotonicMs() + this.#options.lateMs });
   }
 
@@ -44,15 +44,15 @@ export class LateStores {
       const found = await this.#options.exists(store.key);
       if (this.#waiting.get(name) !== store) continue; // it was stored again meanwhile
       this.#waiting.delete(name);
-      this.#options.settle(1, found ? packKeys([store.key]) : this.#emptyKeys, 0);
+      this.#options.settle(found ? packKeys([store.key]) : this.#emptyKeys);
     }
     return Number.POSITIVE_INFINITY;
   }
 
-  /** Nobody will look any more: a recount may find them. */
-  giveUp(): void {
+  /** Nobody will look any more. Of so many blocks the room is still held. */
+  giveUp(): number {
     const { size } = this.#waiting;
     this.#waiting.clear();
-    if (size > 0) this.#options.settle(size, this.#emptyKeys, size);
+    return size;
   }
 }

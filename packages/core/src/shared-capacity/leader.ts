@@ -78,7 +78,7 @@ export interface RootCount {
 /** One epoch of leading: counts what is there, deals out room and evicts. All of it in one line of turns, so that no two steps overlap. */
 export class Leader {
   readonly #options: LeaderOptions;
-  readonly #ledger: Ledger;
+  readonly #ledger: Ledger = new Ledger();
   readonly #reader: MemberReader;
   readonly #evictions: LogWriter;
   readonly #catalog: Map<string, CatalogFolder> = new Map();
@@ -95,7 +95,6 @@ export class Leader {
 
   constructor(options: LeaderOptions) {
     this.#options = options;
-    this.#ledger = new Ledger({ lateMs: options.pace.lateMs, monotonicMs: options.monotonicMs });
     this.#evictions = new LogWriter(options.files, (file) => evictionsName(options.epoch, file));
     this.#reader = new MemberReader({
       ...options,

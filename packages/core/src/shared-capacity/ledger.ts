@@ -71,24 +71,6 @@ export function storedBy(state: MemberState): Amount {
   return state.accounts.reduce((sum, { stored }) => plus(sum, stored), NOTHING);
 }
 
-/** What nobody knows of, and since when. */
-interface Loss {
-  readonly tenant: string;
-  readonly amount: Amount;
-  /** The first of it, and the last. */
-  readonly sinceMs: number;
-  readonly atMs: number;
-}
-
-/** Losses of one tenant that are no further apart are kept as one. */
-const LOSSES_TOGETHER_MS = 1000;
-
-export interface LedgerOptions {
-  /** A store that was given up may take effect for so long: a recount that begins earlier may not find it. */
-  readonly lateMs: number;
-  monotonicMs(): number;
-}
-
 /**
  * The leader's sum. Whatever is on storage is counted, or covered by room that is outstanding, or was counted and is unaccounted for until a
  * recount that began later has ended: so that the sum is never less than what is there.
@@ -99,44 +81,35 @@ export class Ledger {
   readonly forgotten: Map<string, Uint8Array> = new Map();
   /** Files that are no blocks: as the last recount found them. */
   besides: Amount = NOTHING;
-  readonly #options: LedgerOptions;
-  /** Those that the recount under way does not settle, and those that it does. */
-  #losses: Loss[] = [];
-  #lossesBefore: Loss[] = [];
-
-  constructor(options: LedgerOptions) {
-    this.#options = options;
-  }
+  /** By tenant; since the recount under way has begun, and before. */
+  #unaccounted: Map<string, Amount> = new Map();
+  #unaccountedBefore: Map<string, Amount> = new Map();
 
   /** Files that were counted, or were to be, and of which nobody knows where they are: for one tenant, or for all. */
   unaccounted(tenant?: string): Amount {
     let sum = NOTHING;
-    for (const loss of [...this.#lossesBefore, ...this.#losses]) {
-      if (tenant === undefined || loss.tenant === tenant) sum = plus(sum, loss.amount);
+    for (const amounts of [this.#unaccounted, this.#unaccountedBefore]) {
+      for (const [name, amount] of amounts) if (tenant === undefined || name === tenant) sum = plus(sum, amount);
     }
     return sum;
   }
 
   lose(tenant: string, amount: Amount): void {
-    if (isNothing(amount)) return;
-    const atMs = this.#options.monotonicMs();
-    const last = this.#losses.at(-1);
-    if (last?.tenant === tenant && atMs - last.sinceMs < LOSSES_TOGETHER_MS) {
-      this.#losses[this.#losses.length - 1] = { ...last, amount: plus(last.amount, amount), atMs };
-    } else this.#losses.push({ tenant, amount, sinceMs: atMs, atMs });
+    if (!isNothing(amount)) this.#unaccounted.set(tenant, plus(this.#unaccounted.get(tenant) ?? NOTHING, amount));
   }
 
   /** Returns the members that have ended: `recounted` takes them. */
   beginRecount(): MemberRecord[] {
-    const before = this.#options.monotonicMs() - this.#options.lateMs;
-    this.#lossesBefore.push(...this.#losses.filter(({ atMs }) => atMs <= before));
-    this.#losses = this.#losses.filter(({ atMs }) => atMs > before);
+    for (const [tenant, amount] of this.#unaccounted) {
+      this.#unaccountedBefore.set(tenant, plus(this.#unaccountedBefore.get(tenant) ?? NOTHING, amount));
+    }
+    this.#unaccounted = new Map();
     return [...this.members.values()].filter((member) => member.ended);
   }
 
   endRecount(besides: Amount, ended: readonly MemberRecord[]): void {
     this.besides = besides;
-    this.#lossesBefore = [];
+    this.#unaccountedBefore = new Map();
     for (const member of ended) this.forget(member);
   }
 

@@ -154,8 +154,11 @@ export class MemberReader {
   /** Whether it has ended, and nothing that it has begun can reach the storage any more. */
   #hasEnded(member: MemberRecord): boolean {
     const { hasEnded, monotonicMs, pace } = this.#options;
+    const silentMs = monotonicMs() - member.changedAtMs;
+    // it has gone in order, and may have left requests behind of which nobody hears
+    if (member.state?.closed && pace.lateMs > 0) return silentMs > pace.lateMs;
     const known = hasEnded(member.writer);
-    if (known === undefined) return monotonicMs() - member.changedAtMs > pace.endedAfterMs;
+    if (known === undefined) return silentMs > pace.endedAfterMs;
     if (!known) return false;
     member.endSeenAtMs ??= monotonicMs();
     return monotonicMs() - member.endSeenAtMs >= pace.lateMs;

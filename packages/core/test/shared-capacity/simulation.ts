@@ -313,8 +313,12 @@ export class Process {
       });
       await this.#world.request(this, () => shelf.blocks.delete(text));
     } finally {
-      this.member.settle(tenant, 1, FILE_BYTES, folder, packKeys([], KEY_BYTES), 1);
       this.member.tell(RecordKind.GONE, folder, packKeys([key]));
+      // the copy may come late
+      for (const until = this.#world.nowMs + this.#world.pace.lateMs; this.#world.nowMs < until; ) {
+        await this.#world.step(this, () => {});
+      }
+      this.member.settle(tenant, 1, FILE_BYTES, folder, packKeys([], KEY_BYTES), 1);
     }
   }
 
@@ -324,7 +328,7 @@ export class Process {
       lateMs: this.#world.pace.lateMs,
       monotonicMs: () => this.#world.nowMs,
       exists: (key) => this.#world.step(this, () => blocks.has(keyHex(key))),
-      settle: (reserved, keys, lost) => this.member.settle(tenant, reserved, FILE_BYTES, folder, keys, lost),
+      settle: (keys) => this.member.settle(tenant, 1, FILE_BYTES, folder, keys),
     });
   }
 
