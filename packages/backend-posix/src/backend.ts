@@ -8,6 +8,7 @@ import {
   type BatchResult,
   type BlockBatch,
   countOutcome,
+  EvictedBlocks,
   type KeyBatch,
   keyAt,
   LookupState,
@@ -33,7 +34,6 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
-import { Evicted } from "./evicted.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
 import { posixManifest } from "./manifest.js";
@@ -55,7 +55,7 @@ export class PosixBackend extends OffloadBackend {
   /** With a capacity. */
   #root: SharedRoot | undefined;
   #folder = "";
-  #evicted: Evicted | undefined;
+  #evicted: EvictedBlocks | undefined;
   #indexing: Promise<void> = Promise.resolve();
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
@@ -216,12 +216,12 @@ export class PosixBackend extends OffloadBackend {
     if (capacityBytes === undefined) return;
     const shared = { root, capacityBytes, filesMax, quotas, fileMode, folderMode, engine, logger, clock };
     this.#root = await acquireRoot({ ...shared, policy: POLICIES[policy] });
-    this.#evicted = new Evicted({
+    this.#evicted = new EvictedBlocks({
       folder: this.#folder,
-      presence: this.#index,
-      exists: (keys) => this.#files.exists(keys.bytes, undefined),
+      known: this.#index,
+      remain: (keys) => this.#files.exists(keys.bytes, undefined),
       announce: (keys) => this.announceRemoved(keys, "evicted"),
-      reindex: () => {
+      relist: () => {
         this.#index.clear();
         this.#startIndexing();
       },
