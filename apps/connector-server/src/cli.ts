@@ -25,7 +25,7 @@ Examples:
   kvferry inspect --stats --data /mnt/nvme/kv
   kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
   kvferry bench /mnt/nvme --backend nvme
-  kvferry copy posix:/mnt/kv nvme:/mnt/nvme/kv?capacity=800GiB --rate 500MiB
+  kvferry copy posix:/mnt/kv 'nvme:/mnt/nvme/kv?capacity=800GiB' --rate 500MiB
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
 `;
@@ -38,8 +38,8 @@ FROM and TO are tiers of the configuration, by name, or places:
 after the ? come fields of a tier in the configuration, with & between them.
 
 Examples:
-  kvferry copy posix:/mnt/kv s3:kv-cache/site-b?region=eu-central-1 --rate 200MiB
-  kvferry copy 'posix:/mnt/kv?layout=vllm-fs&adopt=true' nvme:/mnt/nvme/kv?capacity=800GiB
+  kvferry copy posix:/mnt/kv 's3:kv-cache/site-b?region=eu-central-1' --rate 200MiB
+  kvferry copy 'posix:/mnt/kv?layout=vllm-fs&adopt=true' 'nvme:/mnt/nvme/kv?capacity=800GiB'
   kvferry copy posix s3 --config /etc/kvferry.yaml --dry-run
 `;
 
