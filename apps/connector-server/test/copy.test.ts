@@ -383,6 +383,8 @@ describe("wrong use of kvferry copy", { timeout: TIMEOUT_MS }, () => {
     ] as const) {
       expect(() => resolveSide("TO", text, config), text).toThrow(`TO: ${words}`);
     }
+    const lustre = { backend: "parallel-fs", root: "/lustre/kv" };
+    expect(resolveSide("TO", "parallel-fs:/lustre/kv", config)).toMatchObject(lustre);
     expect(resolveSide("TO", "shared", config)).toMatchObject({ backend: "posix", root: "/mnt/kv" });
     const place = "s3:bucket/a/b?endpoint=http://[::1]:9000&forcePathStyle=true&sse.type=AES256&socketsMax=8";
     expect(resolveSide("TO", place, config)).toMatchObject({
@@ -399,6 +401,7 @@ describe("wrong use of kvferry copy", { timeout: TIMEOUT_MS }, () => {
     for (const [args, words] of [
       [[a], "missing required argument 'to'"],
       [[a, a], "FROM and TO are the same place"],
+      [[a, a.replace("posix", "parallel-fs")], "FROM and TO are the same place"],
       [[b, a], "FROM: there is no storage of kvferry's at"],
       [[a, "s3:UPPER"], "TO: 'bucket' must be a bucket's name"],
       [[a, b, "--rate", "fast"], "--rate"],

@@ -30,7 +30,7 @@ export async function sourceNamespaces(
       throw invalid("FROM", "--namespace", `is ${digits}: there is none`);
   }
   const chosen = digests.length === 0 ? all : all.filter((stored) => digests.some((digits) => fits(stored, digits)));
-  if (tier.backend === "posix" && tier.layout === "vllm-fs") checkVllmFolders(tier.adopt === true, chosen);
+  if ("layout" in tier && tier.layout === "vllm-fs") checkVllmFolders(tier.adopt === true, chosen);
   return chosen;
 }
 
@@ -130,7 +130,7 @@ async function withOpen<T>(
 
 /** In vLLM's directory TO needs vLLM's own names: those that FROM has, or that TO has written down already. */
 async function targetShape({ runtime, tier }: Side, stored: StoredNamespace): Promise<StoredNamespace> {
-  if (tier.backend !== "posix" || tier.layout !== "vllm-fs" || stored.vllmFs !== undefined) return stored;
+  if (!("layout" in tier) || tier.layout !== "vllm-fs" || stored.vllmFs !== undefined) return stored;
   const known = (await runtime.namespaces()).find(({ namespace }) => isSame(namespace, stored.namespace));
   if (known !== undefined) return known;
   throw invalid(

@@ -11,11 +11,12 @@ import type { TierRuntime } from "../storage/tier-runtime.js";
 export type SideName = "FROM" | "TO";
 
 const DRIVE_FILE = "segments.kvs";
-const SHORT_FORMS = "posix:/path, nvme:/path or s3:bucket/prefix, with ?field=value&… for more of a tier's fields";
+const SHORT_FORMS =
+  "posix:/path, parallel-fs:/path, nvme:/path or s3:bucket/prefix, with ?field=value&… for more of a tier's fields";
 
 /**
  * The tier that an argument means: the name of a tier of the configuration, or a short form, `BACKEND:PLACE?field=value&field=value`.
- * PLACE is the folder (or device) of posix and nvme and BUCKET or BUCKET/PREFIX of s3; the fields are those of a tier in the configuration file,
+ * PLACE is the folder of posix and parallel-fs, the folder or device of nvme, and BUCKET or BUCKET/PREFIX of s3; the fields are those of a tier in the configuration file,
  * checked in the same way, a dot where one lies in another (`sse.type=AES256`).
  *
  * @throws KvferryError CONFIG_INVALID that names side and field.
@@ -32,14 +33,14 @@ export function resolveSide(side: SideName, text: string, config: ResolvedConfig
 
 /** Whether something was ever stored there, as far as that can be told without making anything. */
 export function exists(tier: ResolvedTier): boolean {
-  if (tier.backend === "posix") return statOf(tier.root)?.isDirectory() ?? false;
+  if ("root" in tier) return statOf(tier.root)?.isDirectory() ?? false;
   if (tier.backend !== "nvme") return true;
   return statOf(tier.path)?.isBlockDevice() === true || driveBytes(tier.path) !== undefined;
 }
 
 /** Whether two tiers are over the same blocks. The layouts of a folder have paths of their own. */
 export function isSamePlace(a: ResolvedTier, b: ResolvedTier): boolean {
-  if (a.backend === "posix" && b.backend === "posix")
+  if ("root" in a && "root" in b)
     return resolve(a.root) === resolve(b.root) && (a.layout ?? "kvferry") === (b.layout ?? "kvferry");
   if (a.backend === "nvme" && b.backend === "nvme") return resolve(a.path) === resolve(b.path);
   if (a.backend !== "s3" || b.backend !== "s3") return false;
@@ -99,8 +100,8 @@ function fromShortForm(side: SideName, text: string): ResolvedTier {
 
 function placeOf(backend: string, place: string): Record<string, string> {
   if (place === "") return {}; // the schema says what is missing
-  if (backend === "posix") return { root: place };
   if (backend === "nvme") return { path: place };
+  if (backend !== "s3") return { root: place };
   const [bucket = "", ...prefix] = place.split("/");
   return { bucket, ...(prefix.length > 0 ? { prefix: prefix.join("/") } : {}) };
 }
