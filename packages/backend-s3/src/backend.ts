@@ -121,6 +121,7 @@ export class S3Backend extends OffloadBackend {
       await untilAborted(inventory.begin(), context.signal);
     } catch (thrown) {
       await this.#share?.close();
+      this.#share = undefined;
       throw thrown;
     }
     const leftovers = { olderThanMs: uploadLeftoverMs, context };

@@ -1,8 +1,11 @@
+import { newestEpoch } from "../../src/shared-capacity/names.js";
 import { FILE_BYTES, Process, type StorageKind, World } from "./simulation.js";
 
 const CAPACITY_FILES = 40;
 const QUOTA_FILES = 12;
-const STEPS = 5000;
+/** A step in a bucket does less, and may fail. */
+const STEPS = { files: 5000, objects: 12_000 };
+const DISTURBED = { files: 0.005, objects: 0.0015 };
 
 const capacity = { bytes: CAPACITY_FILES * FILE_BYTES, files: Number.POSITIVE_INFINITY };
 const quotas = new Map([["small", QUOTA_FILES * FILE_BYTES]]);
@@ -11,6 +14,18 @@ const quotas = new Map([["small", QUOTA_FILES * FILE_BYTES]]);
 function check(world: World): void {
   if (world.fileCount() > CAPACITY_FILES) throw new Error(`${world.fileCount()} files, ${CAPACITY_FILES} are allowed`);
   if (world.fileCount("small") > QUOTA_FILES) throw new Error(`${world.fileCount("small")} files of one tenant`);
+  const known = leaderSum(world);
+  if (world.fileCount() > known) throw new Error(`${world.fileCount()} files, the leader knows of ${known} only`);
+}
+
+/** Files that the present leader knows of: counted, granted, or unaccounted for. Infinite while there is none, or where it cannot know what some server holds. */
+function leaderSum(world: World): number {
+  if (world.stateSpoiled) return Number.POSITIVE_INFINITY;
+  const epoch = newestEpoch([...world.files.keys()]);
+  const leader = world.processes.find(({ lease, crashed }) => lease.held === epoch && !crashed)?.leader;
+  if (leader?.count.ready !== true) return Number.POSITIVE_INFINITY;
+  const { counted, besides, outstanding, unaccounted } = leader.count;
+  return counted.files + besides.files + outstanding.files + unaccounted.files;
 }
 
 /** Something goes wrong. */
@@ -41,6 +56,7 @@ function disturb(world: World): void {
 function spoil(world: World, name: string | undefined): void {
   const bytes = world.files.get(name ?? "");
   if (name === undefined || bytes === undefined) return;
+  if (name.includes(".state")) world.stateSpoiled = true;
   const kind = Math.floor(world.random() * 3);
   if (kind === 0) world.files.set(name, new Uint8Array(0));
   else if (kind === 1)
@@ -57,10 +73,11 @@ function spoil(world: World, name: string | undefined): void {
 
 export async function run(seed: number, kind: StorageKind): Promise<World> {
   const world = new World(seed, ["", "small"], kind);
+  if (kind === "objects") world.fill("of-", CAPACITY_FILES - 4);
   for (let i = 0; i < 3; i++) new Process(world, capacity, quotas, i !== 2);
-  for (let i = 0; i < STEPS; i++) {
+  for (let i = 0; i < STEPS[kind]; i++) {
     if (!(await world.advance())) for (const process of world.processes) process.paused = false;
-    if (world.random() < 0.005) disturb(world);
+    if (world.random() < DISTURBED[kind]) disturb(world);
     check(world);
   }
   return world;

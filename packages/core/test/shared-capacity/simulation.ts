@@ -40,6 +40,8 @@ interface Step {
   run(): void;
   /** What it does to the storage, if that may happen though its process does not live to hear of it. */
   readonly effect?: (() => unknown) | undefined;
+  /** The pause of a task that seldom has something to do: taken a tenth as often. */
+  readonly isPause?: boolean | undefined;
 }
 
 /** A folder, whose files are there at once and may be torn; or a bucket, whose requests may fail and have worked, or work later. */
@@ -47,10 +49,10 @@ export type StorageKind = "files" | "objects";
 
 const PACES: Readonly<Record<StorageKind, CapacityPace>> = {
   files: SWIFT_PACE,
-  objects: { ...SWIFT_PACE, lateMs: 300 },
+  objects: { ...SWIFT_PACE, lateMs: 1000 },
 };
 /** Of the requests to a bucket. */
-const FAILURES = 0.03;
+const FAILURES = 0.04;
 
 /** What a namespace has on the modelled storage. */
 interface Shelf {
@@ -67,6 +69,8 @@ export class World {
   readonly shelves: Map<string, Shelf> = new Map();
   readonly files: Map<string, Uint8Array> = new Map();
   readonly processes: Process[] = [];
+  /** Whether a server's state was damaged at some time. */
+  stateSpoiled = false;
   /** Whether servers go on storing. */
   storing = true;
   nowMs = 1_700_000_000_000;
@@ -85,6 +89,11 @@ export class World {
     }
   }
 
+  /** Blocks from before. */
+  fill(folder: string, count: number): void {
+    for (let i = 0; i < count; i++) this.shelves.get(folder)?.blocks.set(keyHex(keyOf(i)), keyOf(i));
+  }
+
   /** Files there are: of a tenant those with a name and those that a living process writes; of all, everything. */
   fileCount(tenant?: string): number {
     let count = 0;
@@ -98,7 +107,7 @@ export class World {
   }
 
   /** One step of `process`, when its turn comes; never for a process that has crashed. */
-  step<T>(process: Process, run: () => T): Promise<T> {
+  step<T>(process: Process, run: () => T, isPause?: boolean): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (): void => {
         try {
@@ -107,7 +116,7 @@ export class World {
           reject(thrown);
         }
       };
-      this.#pending.push({ process, run: settle });
+      this.#pending.push({ process, run: settle, isPause });
     });
   }
 
@@ -143,8 +152,8 @@ export class World {
   /** It never happens, has happened, or happens later. */
   #loseSight(effect: () => unknown): void {
     const kind = this.random();
-    if (kind < 0.3) effect();
-    else if (kind < 0.7) this.#late.push({ untilMs: this.nowMs + this.pace.lateMs - STEP_MS_MAX, effect });
+    if (kind < 0.2) effect();
+    else if (kind < 0.8) this.#late.push({ untilMs: this.nowMs + this.pace.lateMs - STEP_MS_MAX, effect });
   }
 
   #takeLate(isDue: (late: { readonly untilMs: number }) => boolean): void {
@@ -155,10 +164,12 @@ export class World {
 
   /** Takes one step of a process that runs; false if there is none. */
   async advance(): Promise<boolean> {
-    this.#takeLate(({ untilMs }) => untilMs <= this.nowMs || this.random() < 0.02);
+    this.#takeLate(({ untilMs }) => untilMs <= this.nowMs || this.random() < 0.003);
     const open = this.#pending.filter(({ process }) => !process.crashed && !process.paused);
     if (open.length === 0) return false;
-    const step = open[Math.floor(this.random() * open.length)] as Step;
+    const any = (): Step => open[Math.floor(this.random() * open.length)] as Step;
+    let step = any();
+    for (let i = 0; i < 10 && step.isPause; i++) step = any();
     this.#pending.splice(this.#pending.indexOf(step), 1);
     this.nowMs += this.random() * STEP_MS_MAX;
     step.run();
@@ -217,21 +228,21 @@ export class Process {
     });
     void this.#repeat(() => this.#memberTurn());
     void this.#repeat(() => this.#leaderTurn());
-    void this.#repeat(() => this.lease.renew());
+    void this.#repeat(() => this.lease.renew(), world.kind === "objects");
     for (const [name, { tenant }] of world.shelves) {
       if (world.kind === "files") void this.#repeat(() => this.#store(name, tenant));
       else {
         const late = this.#lateStores(name, tenant);
         void this.#repeat(() => this.#put(name, tenant, late));
-        void this.#repeat(() => this.#quarantine(name, tenant));
-        void this.#repeat(() => late.turn());
+        void this.#repeat(() => this.#quarantine(name, tenant), true);
+        void this.#repeat(() => late.turn(), true);
       }
     }
   }
 
-  async #repeat(task: () => Promise<unknown>): Promise<void> {
+  async #repeat(task: () => Promise<unknown>, isSeldom?: boolean): Promise<void> {
     for (;;) {
-      await this.#world.step(this, () => {});
+      await this.#world.step(this, () => {}, isSeldom);
       try {
         await task();
       } catch (thrown) {
@@ -281,8 +292,7 @@ export class Process {
     const stored: Uint8Array[] = [];
     const unknown: Uint8Array[] = [];
     for (let i = 0; i < reserved; i++) {
-      const key = Buffer.alloc(KEY_BYTES);
-      key.writeUInt32BE(Math.floor(random() * 60), 0);
+      const key = keyOf(Math.floor(random() * 60));
       const text = keyHex(key);
       try {
         await this.#world.request(this, () => shelf.blocks.has(text) || shelf.blocks.set(text, key));
@@ -304,7 +314,7 @@ export class Process {
     const { random } = this.#world;
     const shelf = this.#world.shelves.get(folder) as Shelf;
     const text = [...shelf.blocks.keys()][0];
-    if (!this.#world.storing || random() > 0.01 || text === undefined || shelf.quarantined >= 3) return;
+    if (!this.#world.storing || random() > 0.05 || text === undefined || shelf.quarantined >= 3) return;
     const key = shelf.blocks.get(text) as Uint8Array;
     if ((await this.member.reserve(tenant, 1, FILE_BYTES, AbortSignal.abort())) === 0) return;
     try {
@@ -350,8 +360,7 @@ export class Process {
     const shelf = this.#world.shelves.get(folder) as Shelf;
     const stored: Uint8Array[] = [];
     for (let i = 0; i < reserved; i++) {
-      const key = Buffer.alloc(KEY_BYTES);
-      key.writeUInt32BE(Math.floor(random() * 60), 0);
+      const key = keyOf(Math.floor(random() * 60));
       const [text, unfinished] = [keyHex(key), `${this.writer}-${i}`];
       if (await this.#world.step(this, () => shelf.blocks.has(text))) continue; // PRESENT
       await this.#world.step(this, () => shelf.unfinished.set(unfinished, this));
@@ -370,6 +379,12 @@ export class Process {
     if (stored.length > 0 && random() < 0.3) this.member.tell(RecordKind.USED, folder, packKeys(stored));
     if (stored.length > 0 && random() < 0.1) this.member.tell(RecordKind.GONE, folder, packKeys(stored));
   }
+}
+
+function keyOf(id: number): Uint8Array {
+  const key = Buffer.alloc(KEY_BYTES);
+  key.writeUInt32BE(id, 0);
+  return key;
 }
 
 /** `hasEnded` of the model: of a process on another host nobody knows. */
