@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync, readlinkSync } from "node:fs";
-import { readdir, rm, stat } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
+import { nodeCalls, type PathCalls } from "./path-calls.js";
 
 /** A name for one open backend: `host-pid-starttime-random`. No other process can choose it, and whoever finds what it left behind can
  * tell whether it still lives. The host part tells apart hosts, boots and pid namespaces, so that a pid is only ever looked up where it means something. */
@@ -15,27 +15,38 @@ const WRITER = /^(.+)-(\d+)-(\d+)-[0-9a-f]{12}$/;
 const LEFT_BY_OTHER_HOST_MS = 60 * 60 * 1000;
 
 /** Names of the other writers of a namespace that live, or may: those of other hosts count as living for an hour after their last sign. */
-export async function livingWriters(folder: string, own: string, nowMs: number): Promise<string[]> {
-  const names = await writerNames(folder);
+export async function livingWriters(
+  folder: string,
+  own: string,
+  nowMs: number,
+  calls: PathCalls = nodeCalls,
+): Promise<string[]> {
   const living: string[] = [];
-  for (const name of names) if (name !== own && (await mayLive(folder, name, nowMs))) living.push(name);
+  for (const name of await writerNames(folder, calls)) {
+    if (name !== own && (await mayLive(folder, name, nowMs, calls))) living.push(name);
+  }
   return living;
 }
 
 /** Removes the folders, and the files in them, of writers that are gone. Returns how many. */
-export async function removeDeadWriters(folder: string, own: string, nowMs: number): Promise<number> {
+export async function removeDeadWriters(
+  folder: string,
+  own: string,
+  nowMs: number,
+  calls: PathCalls = nodeCalls,
+): Promise<number> {
   let removed = 0;
-  for (const name of await writerNames(folder)) {
-    if (name === own || (await mayLive(folder, name, nowMs))) continue;
-    await rm(join(folder, name), { recursive: true, force: true });
+  for (const name of await writerNames(folder, calls)) {
+    if (name === own || (await mayLive(folder, name, nowMs, calls))) continue;
+    await calls.remove(join(folder, name));
     removed++;
   }
   return removed;
 }
 
-async function writerNames(folder: string): Promise<string[]> {
+async function writerNames(folder: string, calls: PathCalls): Promise<readonly string[]> {
   try {
-    return await readdir(folder);
+    return await calls.names(folder);
   } catch (thrown) {
     if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return [];
     throw thrown;
@@ -48,11 +59,11 @@ export function writerHasEnded(name: string): boolean | undefined {
   return parts?.[1] === hostPart() ? processStartTime(Number(parts[2])) !== parts[3] : undefined;
 }
 
-async function mayLive(folder: string, name: string, nowMs: number): Promise<boolean> {
+async function mayLive(folder: string, name: string, nowMs: number, calls: PathCalls): Promise<boolean> {
   const hasEnded = writerHasEnded(name);
   if (hasEnded !== undefined) return !hasEnded;
   try {
-    return nowMs - (await stat(join(folder, name))).mtimeMs < LEFT_BY_OTHER_HOST_MS;
+    return nowMs - (await calls.modifiedAtMs(join(folder, name))) < LEFT_BY_OTHER_HOST_MS;
   } catch {
     return false; // it has just gone
   }
