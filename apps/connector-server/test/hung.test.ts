@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { LookupState, Outcome, packedKeys } from "@kvferry/core";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { fuseProblem, mountFuseFaults } from "../../../scripts/lib/fuse-faults.mjs";
+import type { ServerStatus } from "../src/index.js";
 import { serveConfig } from "./child-server.js";
 import { connect, fill, freePort, holds, KEY_BYTES, randomKeys, range, scratch, until } from "./helpers.js";
 
@@ -57,7 +58,10 @@ suite(`a tier whose file system hangs${problem === undefined ? "" : `: ${problem
     expect(await load(inMemory)).toBe(BLOCKS);
     await mount.stop();
 
-    const breaker = async () => (await (await fetch(`${url}/v1/status`)).json()).namespaces[0].tiers[1].circuit;
+    const breaker = async () => {
+      const { namespaces } = (await (await fetch(`${url}/v1/status`)).json()) as ServerStatus;
+      return namespaces[0]?.tiers[1]?.circuit;
+    };
     while ((await breaker()) === "closed") {
       const asked = packedKeys(Buffer.concat([below.bytes, randomKeys(8).bytes]), KEY_BYTES);
       await Promise.allSettled([load(below), client.lookup(asked), client.ping()]); // they end

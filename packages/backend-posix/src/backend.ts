@@ -30,6 +30,7 @@ import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./con
 import { describe, makeFolder } from "./describe.js";
 import { endOf, endsBy } from "./ends.js";
 import { Evicted } from "./evicted.js";
+import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
 import { abandonablePosixManifest, posixManifest } from "./manifest.js";
@@ -42,14 +43,11 @@ import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
 /** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
 const OPEN_MS = 30_000;
 const CLOSE_MS = 1_000;
-/** Ms after close() in which calls without a signal may still end. */
-const LAST_CALLS_MS = 2_000;
-
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
   readonly #writer: string = newWriterName();
-  readonly #stopping: AbortController = new AbortController();
+  readonly #lastCalls: LastCalls = new LastCalls();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
   #store: FileStore | undefined;
@@ -61,7 +59,6 @@ export class PosixBackend extends OffloadBackend {
   #evicted: Evicted | undefined;
   #indexing: Promise<void> = Promise.resolve();
   #counting: Promise<Usage> | undefined;
-  #lastCalls: NodeJS.Timeout | undefined;
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
@@ -109,7 +106,7 @@ export class PosixBackend extends OffloadBackend {
     if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
-    const found = await this.#files.exists(asked.bytes, signal);
+    const found = await this.#untilLastCalls(signal, (until) => this.#files.exists(asked.bytes, until));
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
@@ -124,7 +121,11 @@ export class PosixBackend extends OffloadBackend {
     return this.#tellOrder(keys, states);
   }
 
-  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#untilLastCalls(options.signal, (signal) => this.#storeNew(batch, { ...options, signal }));
+  }
+
+  async #storeNew(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const plan = planStore(batch, this.#index);
     if (plan.positions.length > 0) {
       const room = await this.#reserve(plan.positions.length, options);
@@ -142,7 +143,9 @@ export class PosixBackend extends OffloadBackend {
   protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const known = new Uint8Array(batch.keys.count);
     this.#index.lookup(batch.keys, known);
-    const result = await this.#files.load(io(batch, options));
+    const result = await this.#untilLastCalls(options.signal, (signal) =>
+      this.#files.load(io(batch, { ...options, signal })),
+    );
     const loaded = countOutcome(result, Outcome.LOADED);
     if (loaded < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
     if (loaded > 0) this.#root?.tell(RecordKind.USED, this.#folder, keysWith(batch.keys, result, Outcome.LOADED));
@@ -152,7 +155,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
     this.#index.removals++;
     try {
-      const result = await this.#files.remove(keys.bytes, signal);
+      const result = await this.#untilLastCalls(signal, (until) => this.#files.remove(keys.bytes, until));
       tellFirst(keys, result);
       for (let i = 0; i < keys.count; i++) {
         if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
@@ -182,9 +185,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   override close(): Promise<void> {
-    if (this.#config.abandonable && this.#lastCalls === undefined && this.state === "open") {
-      this.#lastCalls = setTimeout(() => this.#stopping.abort(), LAST_CALLS_MS);
-    }
+    if (this.#config.abandonable && this.state === "open") this.#lastCalls.begin();
     return super.close();
   }
 
@@ -204,8 +205,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   protected override async _close(): Promise<void> {
-    clearTimeout(this.#lastCalls);
-    this.#stopping.abort();
+    this.#lastCalls.end();
     this.#sole?.stop();
     await this.#indexing;
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
@@ -236,15 +236,23 @@ export class PosixBackend extends OffloadBackend {
     }
   }
 
+  /** Of an abandonable backend, the call ends soon after close(), even if nobody aborts its signal. */
+  #untilLastCalls<T>(
+    signal: AbortSignal | undefined,
+    call: (until: AbortSignal | undefined) => Promise<T>,
+  ): Promise<T> {
+    return this.#config.abandonable ? this.#lastCalls.run(signal, call) : call(signal);
+  }
+
   /** Calls on paths that end when the signal aborts, where they can. */
   #callsUntil(signal: AbortSignal | undefined): PathCalls {
     if (!this.#config.abandonable) return nodeCalls;
-    return engineCalls((this.#engine as FileEngine).folders, signal ?? this.#stopping.signal);
+    return engineCalls((this.#engine as FileEngine).folders, signal ?? this.#lastCalls.signal);
   }
 
   /** For calls of an abandonable backend that nobody else can end. */
   get #unlessStopped(): AbortSignal | undefined {
-    return this.#config.abandonable ? this.#stopping.signal : undefined;
+    return this.#config.abandonable ? this.#lastCalls.signal : undefined;
   }
 
   get #index(): Presence {
@@ -368,13 +376,13 @@ export class PosixBackend extends OffloadBackend {
     this.#indexing = (async () => {
       await previous;
       try {
-        for await (const { keys, removals } of this.#leaves(this.#stopping.signal)) {
+        for await (const { keys, removals } of this.#leaves(this.#lastCalls.signal)) {
           if (removals === this.#index.removals) this.#index.addAll(keys);
           else await this.#noteIfThere(keys, this.#unlessStopped);
         }
         this.#complete = true;
       } catch (thrown) {
-        if (this.#stopping.signal.aborted) return;
+        if (this.#lastCalls.signal.aborted) return;
         const facts = { err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks };
         this.context.logger.warn(facts, "could not list the blocks; lookups ask the file system");
       }
