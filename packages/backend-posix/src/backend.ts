@@ -28,7 +28,7 @@ import { RecordKind } from "./capacity/log.js";
 import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
-import { endOf, endsBy } from "./ends.js";
+import { anyOf, endsBy } from "./ends.js";
 import { Evicted } from "./evicted.js";
 import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
@@ -84,7 +84,7 @@ export class PosixBackend extends OffloadBackend {
     const { abandonable, threads } = this.#config;
     this.#engine = this.#config.engine ?? createFileEngine({ abandonable, ...(threads && { threads }) });
     this.#folders = folders;
-    const signal = abandonable ? endOf(context.signal, OPEN_MS) : undefined;
+    const signal = abandonable ? anyOf(context.signal, AbortSignal.timeout(OPEN_MS)) : undefined;
     const calls = this.#callsUntil(signal);
     await makeFolder(folders.blocks, this.#config.folderMode, calls);
     await makeFolder(folders.namespace, this.#config.folderMode, calls);
@@ -394,7 +394,7 @@ export class PosixBackend extends OffloadBackend {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
     const { layout, adopt } = this.#config;
-    const own = this.#unlessStopped;
+    const own = this.#unlessStopped && anyOf(signal, this.#unlessStopped);
     const found = { fileBytes: this.#fileBytes, files: this.#files, calls: this.#callsUntil(own), signal: own };
     const facts = { layout, adopt, blocks, keyBytes, blockBytes, ...found };
     for await (const leaf of blocksIn({ ...facts, removals: () => this.#index.removals })) {
