@@ -9,6 +9,7 @@ import type {
   ConnectionHandlers,
   ConnectOptions,
   FileEngineStats,
+  FileFeatures,
   FileStoreCounters,
   FileStoreOptions,
   FolderListing,
@@ -41,6 +42,7 @@ export interface Addon {
     abandon?: { readonly stuckAfterMs: number; readonly stuckThreadsMax: number },
   ) => AddonEngine;
   openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
+  tryFileFeatures(folder: string): Promise<FileFeatures>;
 }
 
 export interface AddonEngine extends Cancels {

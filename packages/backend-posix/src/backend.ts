@@ -7,15 +7,21 @@ import {
   type BatchResult,
   type BlockBatch,
   countOutcome,
+  EvictedBlocks,
   type KeyBatch,
   keyAt,
   LookupState,
+  type Manifest,
   mergeResult,
+  newWriterName,
   OffloadBackend,
   Outcome,
   POLICIES,
   packKeys,
+  RecordKind,
+  type RootStatus,
   type ScanPage,
+  type SharedRoot,
   selectBatch,
   selectKeys,
   setOutcome,
@@ -24,25 +30,24 @@ import {
   type Usage,
 } from "@kvferry/core";
 import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
-import { RecordKind } from "./capacity/log.js";
-import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
+import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
 import { anyOf, endsBy } from "./ends.js";
-import { Evicted } from "./evicted.js";
 import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
-import { abandonablePosixManifest, posixManifest } from "./manifest.js";
+import { abandonable, posixManifest } from "./manifest.js";
 import { engineCalls, nodeCalls, type PathCalls } from "./path-calls.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
-import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
+import { livingWriters, removeDeadWriters } from "./writers.js";
 
 /** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
 const OPEN_MS = 30_000;
 const CLOSE_MS = 1_000;
+
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
@@ -56,16 +61,17 @@ export class PosixBackend extends OffloadBackend {
   /** With a capacity. */
   #root: SharedRoot | undefined;
   #folder = "";
-  #evicted: Evicted | undefined;
+  #evicted: EvictedBlocks | undefined;
   #indexing: Promise<void> = Promise.resolve();
   #counting: Promise<Usage> | undefined;
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
-  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig) {
+  /** `habits`: given by the backends that are this one on a file system of its own kind.
+   * @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(config: PosixConfig, habits: { readonly manifest: Manifest } = { manifest: posixManifest }) {
     const resolved = resolveConfig(config);
-    super(resolved.abandonable ? abandonablePosixManifest : posixManifest);
+    super(resolved.abandonable ? abandonable(habits.manifest) : habits.manifest);
     this.#config = resolved;
   }
 
@@ -280,12 +286,12 @@ export class PosixBackend extends OffloadBackend {
     if (capacityBytes === undefined) return;
     const shared = { root, capacityBytes, filesMax, quotas, fileMode, folderMode, engine, logger, clock };
     this.#root = await acquireRoot({ ...shared, policy: POLICIES[policy] });
-    this.#evicted = new Evicted({
+    this.#evicted = new EvictedBlocks({
       folder: this.#folder,
-      presence: this.#index,
-      exists: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
+      known: this.#index,
+      remain: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
       announce: (keys) => this.announceRemoved(keys, "evicted"),
-      reindex: () => {
+      relist: () => {
         this.#index.clear();
         this.#startIndexing();
       },

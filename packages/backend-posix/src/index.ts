@@ -1,7 +1,5 @@
 export { PosixBackend } from "./backend.js";
-export type { Amount } from "./capacity/amount.js";
-export type { RootCount } from "./capacity/leader.js";
-export type { RootStatus } from "./capacity/root.js";
 export type { PosixConfig, VllmFsNames } from "./config.js";
-export { abandonablePosixManifest, posixManifest } from "./manifest.js";
+export { type FolderNames, type Folders, foldersOf } from "./layout.js";
+export { abandonable, posixManifest } from "./manifest.js";
 export { type StoredNamespace, storedNamespaces } from "./stored-namespaces.js";

@@ -1,11 +1,18 @@
-import { PosixBackend, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, type PosixConfig, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProbe, prepareFolder } from "./folder.js";
+import { rootGauges } from "./root-gauges.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
-/** @param blocksMax blocks that may be under way. */
-export async function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
+/** @param blocksMax blocks that may be under way.
+ * @param create for the backends that are this one on a file system of its own kind. */
+export async function startPosixTier(
+  tier: ResolvedPosixTier,
+  field: string,
+  blocksMax: number,
+  create: (config: PosixConfig) => PosixBackend = (config) => new PosixBackend(config),
+): Promise<TierRuntime> {
   const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, abandonable = false, ...config } = tier;
   const engine = createFileEngine({
     abandonable,
@@ -27,7 +34,7 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
     capacityBytes: config.capacityBytes,
     createBackend(_namespace, { vllmFs }) {
       for (const each of backends) if (each.state === "closed") backends.delete(each);
-      const created = new PosixBackend({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) });
+      const created = create({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) });
       backends.add(created);
       return created;
     },
@@ -43,17 +50,5 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
     }),
     problem: folderProbe(config.root, calls),
     close: () => engine.close(),
-  };
-}
-
-/** The root's capacity as this process sees it; what only the leader knows is 0 in others. */
-function rootGauges(backends: Iterable<PosixBackend>): Readonly<Record<string, number>> {
-  let status: RootStatus | undefined;
-  for (const { state, rootStatus } of backends) if (state === "open") status ??= rootStatus;
-  return {
-    root_leads: status?.leads === true ? 1 : 0,
-    root_counted_bytes: status?.count?.counted.bytes ?? 0,
-    root_outstanding_bytes: status?.count?.outstanding.bytes ?? 0,
-    root_evicted_blocks: status?.evictedBlocks ?? 0,
   };
 }

@@ -13,6 +13,7 @@ import { withCallLayers, withTierLayers } from "../layers.js";
 import type { BackendFactory, NamespaceShape } from "../namespaces.js";
 import { startMemoryTier } from "./memory-tier.js";
 import { startNvmeTier } from "./nvme-tier.js";
+import { startParallelFsTier } from "./parallel-fs-tier.js";
 import { startPosixTier } from "./posix-tier.js";
 import { startS3Tier } from "./s3-tier.js";
 import type { ResolvedTier } from "./tier-config.js";
@@ -112,6 +113,8 @@ function startTier(
       return startMemoryTier(config, blocksMax);
     case "posix":
       return startPosixTier(config, field, blocksMax);
+    case "parallel-fs":
+      return startParallelFsTier(config, field, blocksMax, logger);
     case "nvme":
       return startNvmeTier(config, logger);
     case "s3":
