@@ -29,7 +29,7 @@ export class LastCalls {
 
   /** May be called twice. */
   begin(): void {
-    void LAST_CALLS_MS;
+    this.#timer ??= setTimeout(() => this.end(), LAST_CALLS_MS);
   }
 
   /** Now. */
