@@ -1,4 +1,3 @@
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type AuthorContext,
@@ -34,19 +33,26 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
+import { anyOf, endsBy } from "./ends.js";
+import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
-import { posixManifest } from "./manifest.js";
+import { abandonable, posixManifest } from "./manifest.js";
+import { engineCalls, nodeCalls, type PathCalls } from "./path-calls.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
 import { livingWriters, removeDeadWriters } from "./writers.js";
 
+/** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
+const OPEN_MS = 30_000;
+const CLOSE_MS = 1_000;
+
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
   readonly #writer: string = newWriterName();
-  readonly #stopping: AbortController = new AbortController();
+  readonly #lastCalls: LastCalls = new LastCalls();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
   #store: FileStore | undefined;
@@ -57,14 +63,16 @@ export class PosixBackend extends OffloadBackend {
   #folder = "";
   #evicted: EvictedBlocks | undefined;
   #indexing: Promise<void> = Promise.resolve();
+  #counting: Promise<Usage> | undefined;
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
   /** `habits`: given by the backends that are this one on a file system of its own kind.
    * @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig, habits?: { readonly manifest: Manifest }) {
-    super(habits?.manifest ?? posixManifest);
-    this.#config = resolveConfig(config);
+  constructor(config: PosixConfig, habits: { readonly manifest: Manifest } = { manifest: posixManifest }) {
+    const resolved = resolveConfig(config);
+    super(resolved.abandonable ? abandonable(habits.manifest) : habits.manifest);
+    this.#config = resolved;
   }
 
   /** What the probe of the folder found; undefined before open. */
@@ -79,20 +87,22 @@ export class PosixBackend extends OffloadBackend {
 
   protected override async _open(context: AuthorContext): Promise<void> {
     const folders = foldersOf(this.#config, context.namespace);
+    const { abandonable, threads } = this.#config;
+    this.#engine = this.#config.engine ?? createFileEngine({ abandonable, ...(threads && { threads }) });
     this.#folders = folders;
-    await makeFolder(folders.blocks, this.#config.folderMode);
-    await makeFolder(folders.namespace, this.#config.folderMode);
-    this.#engine =
-      this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
-    this.#store = await this.#openStore(folders, context, this.#engine);
-    await describe(folders, this.#config, context, this.#writer);
-    const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs());
+    const signal = abandonable ? anyOf(context.signal, AbortSignal.timeout(OPEN_MS)) : undefined;
+    const calls = this.#callsUntil(signal);
+    await makeFolder(folders.blocks, this.#config.folderMode, calls);
+    await makeFolder(folders.namespace, this.#config.folderMode, calls);
+    this.#store = await this.#openStore(folders, context, this.#engine, signal);
+    await describe(folders, this.#config, context, this.#writer, calls);
+    const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs(), calls);
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
     this.#folder = folderName(this.#config, context.namespace);
-    await this.#joinRoot(context);
-    await this.#watchWriters(folders, context);
+    await endsBy(this.#joinRoot(context), signal);
+    await endsBy(this.#watchWriters(folders, context, calls), signal);
     if (!this.#sole?.alone) this.#startIndexing(); // else it has begun
   }
 
@@ -102,7 +112,7 @@ export class PosixBackend extends OffloadBackend {
     if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
-    const found = await this.#files.exists(asked.bytes, signal);
+    const found = await this.#untilLastCalls(signal, (until) => this.#files.exists(asked.bytes, until));
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
@@ -117,7 +127,11 @@ export class PosixBackend extends OffloadBackend {
     return this.#tellOrder(keys, states);
   }
 
-  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#untilLastCalls(options.signal, (signal) => this.#storeNew(batch, { ...options, signal }));
+  }
+
+  async #storeNew(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const plan = planStore(batch, this.#index);
     if (plan.positions.length > 0) {
       const room = await this.#reserve(plan.positions.length, options);
@@ -135,7 +149,9 @@ export class PosixBackend extends OffloadBackend {
   protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const known = new Uint8Array(batch.keys.count);
     this.#index.lookup(batch.keys, known);
-    const result = await this.#files.load(io(batch, options));
+    const result = await this.#untilLastCalls(options.signal, (signal) =>
+      this.#files.load(io(batch, { ...options, signal })),
+    );
     const loaded = countOutcome(result, Outcome.LOADED);
     if (loaded < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
     if (loaded > 0) this.#root?.tell(RecordKind.USED, this.#folder, keysWith(batch.keys, result, Outcome.LOADED));
@@ -145,7 +161,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
     this.#index.removals++;
     try {
-      const result = await this.#files.remove(keys.bytes, signal);
+      const result = await this.#untilLastCalls(signal, (until) => this.#files.remove(keys.bytes, until));
       tellFirst(keys, result);
       for (let i = 0; i < keys.count; i++) {
         if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
@@ -165,7 +181,21 @@ export class PosixBackend extends OffloadBackend {
   }
 
   /** Counts the folder, unless this process is its only writer and knows. */
-  protected override async _usage(): Promise<Usage> {
+  protected override _usage(): Promise<Usage> {
+    if (!this.#config.abandonable) return this.#count();
+    // one count at a time: whoever asks again and again must not pile up threads that hang
+    this.#counting ??= this.#count().finally(() => {
+      this.#counting = undefined;
+    });
+    return this.#counting;
+  }
+
+  override close(): Promise<void> {
+    if (this.#config.abandonable && this.state === "open") this.#lastCalls.begin();
+    return super.close();
+  }
+
+  async #count(): Promise<Usage> {
     const { capacityBytes } = this.#config;
     await this.#indexing;
     if (this.#knowsAll && !this.#config.adopt) {
@@ -173,7 +203,7 @@ export class PosixBackend extends OffloadBackend {
     }
     let bytes = 0;
     let blocks = 0;
-    for await (const { entries } of this.#leaves(undefined)) {
+    for await (const { entries } of this.#leaves(this.#unlessStopped)) {
       blocks += entries.length;
       for (const entry of entries) bytes += entry.bytes;
     }
@@ -181,14 +211,54 @@ export class PosixBackend extends OffloadBackend {
   }
 
   protected override async _close(): Promise<void> {
-    this.#stopping.abort();
+    this.#lastCalls.end();
     this.#sole?.stop();
     await this.#indexing;
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
-    if (this.#root !== undefined) await releaseRoot(this.#root);
+    const { abandonable } = this.#config;
+    const signal = abandonable ? AbortSignal.timeout(CLOSE_MS) : undefined;
+    if (this.#root !== undefined) await this.#unlessHung(endsBy(releaseRoot(this.#root), signal));
+    if (!abandonable) await this.#closeEngine(); // so that nothing comes into the folder any more
+    if (this.#folders && this.#engine) {
+      const own = join(this.#folders.writers, this.#writer);
+      await this.#unlessHung(this.#callsUntil(signal).remove(own));
+    }
+    if (abandonable) await this.#closeEngine();
+  }
+
+  async #closeEngine(): Promise<void> {
     this.#store?.close();
     if (this.#config.engine === undefined) await this.#engine?.close();
-    if (this.#folders) await rm(join(this.#folders.writers, this.#writer), { recursive: true, force: true });
+  }
+
+  /** A file system that hangs must not keep an abandonable backend from closing. */
+  async #unlessHung(ending: Promise<void>): Promise<void> {
+    try {
+      await ending;
+    } catch (thrown) {
+      if (!this.#config.abandonable) throw thrown;
+      const facts = { err: toKvferryError(thrown, "close"), root: this.#config.root };
+      this.context.logger.warn(facts, "something is left behind in a folder that could not be used");
+    }
+  }
+
+  /** Of an abandonable backend, the call ends soon after close(), even if nobody aborts its signal. */
+  #untilLastCalls<T>(
+    signal: AbortSignal | undefined,
+    call: (until: AbortSignal | undefined) => Promise<T>,
+  ): Promise<T> {
+    return this.#config.abandonable ? this.#lastCalls.run(signal, call) : call(signal);
+  }
+
+  /** Calls on paths that end when the signal aborts, where they can. */
+  #callsUntil(signal: AbortSignal | undefined): PathCalls {
+    if (!this.#config.abandonable) return nodeCalls;
+    return engineCalls((this.#engine as FileEngine).folders, signal ?? this.#lastCalls.signal);
+  }
+
+  /** For calls of an abandonable backend that nobody else can end. */
+  get #unlessStopped(): AbortSignal | undefined {
+    return this.#config.abandonable ? this.#lastCalls.signal : undefined;
   }
 
   get #index(): Presence {
@@ -219,7 +289,7 @@ export class PosixBackend extends OffloadBackend {
     this.#evicted = new EvictedBlocks({
       folder: this.#folder,
       known: this.#index,
-      remain: (keys) => this.#files.exists(keys.bytes, undefined),
+      remain: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
       announce: (keys) => this.announceRemoved(keys, "evicted"),
       relist: () => {
         this.#index.clear();
@@ -256,8 +326,10 @@ export class PosixBackend extends OffloadBackend {
       settle(selectKeys(batch.keys, []), count);
       throw thrown;
     }
-    // the folder's own fsync comes after the name is out
-    settle(keysWith(batch.keys, result, Outcome.STORED), this.#config.fsync ? countOutcome(result, Outcome.FAILED) : 0);
+    // the folder's own fsync comes after the name is out, and what was abandoned may still be stored
+    const { fsync, abandonable } = this.#config;
+    const lost = fsync || abandonable ? countOutcome(result, Outcome.FAILED) : 0;
+    settle(keysWith(batch.keys, result, Outcome.STORED), lost);
     return result;
   }
 
@@ -267,9 +339,14 @@ export class PosixBackend extends OffloadBackend {
     return states;
   }
 
-  #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
+  #openStore(
+    folders: Folders,
+    context: AuthorContext,
+    engine: FileEngine,
+    signal: AbortSignal | undefined,
+  ): Promise<FileStore> {
     const { layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax } = this.#config;
-    return engine.openStore({
+    const options = {
       blocksFolder: folders.blocks,
       tmpFolder: join(folders.writers, this.#writer),
       quarantineFolder: folders.quarantine,
@@ -278,10 +355,11 @@ export class PosixBackend extends OffloadBackend {
       keyBytes: context.keyBytes,
       blockBytes: context.blockBytes,
       ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
-    });
+    };
+    return engine.openStore(options, signal);
   }
 
-  async #watchWriters(folders: Folders, context: AuthorContext): Promise<void> {
+  async #watchWriters(folders: Folders, context: AuthorContext, calls: PathCalls): Promise<void> {
     const nowMs = () => context.clock.nowMs();
     // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
     const mayBeAlone = this.#config.layout === "kvferry";
@@ -289,10 +367,11 @@ export class PosixBackend extends OffloadBackend {
       folder: folders.writers,
       own: this.#writer,
       mayBeAlone,
+      calls: this.#callsUntil(this.#unlessStopped),
       nowMs,
       onAlone: () => this.#startIndexing(),
     });
-    const others = await livingWriters(folders.writers, this.#writer, nowMs());
+    const others = await livingWriters(folders.writers, this.#writer, nowMs(), calls);
     if (others.length > 0) await new Promise((resolve) => setTimeout(resolve, NOTICE_MS));
     await this.#sole.start();
   }
@@ -303,13 +382,13 @@ export class PosixBackend extends OffloadBackend {
     this.#indexing = (async () => {
       await previous;
       try {
-        for await (const { keys, removals } of this.#leaves(this.#stopping.signal)) {
+        for await (const { keys, removals } of this.#leaves(this.#lastCalls.signal)) {
           if (removals === this.#index.removals) this.#index.addAll(keys);
-          else await this.#noteIfThere(keys);
+          else await this.#noteIfThere(keys, this.#unlessStopped);
         }
         this.#complete = true;
       } catch (thrown) {
-        if (this.#stopping.signal.aborted) return;
+        if (this.#lastCalls.signal.aborted) return;
         const facts = { err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks };
         this.context.logger.warn(facts, "could not list the blocks; lookups ask the file system");
       }
@@ -321,7 +400,9 @@ export class PosixBackend extends OffloadBackend {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
     const { layout, adopt } = this.#config;
-    const facts = { layout, adopt, blocks, keyBytes, blockBytes, fileBytes: this.#fileBytes, files: this.#files };
+    const own = this.#unlessStopped && anyOf(signal, this.#unlessStopped);
+    const found = { fileBytes: this.#fileBytes, files: this.#files, calls: this.#callsUntil(own), signal: own };
+    const facts = { layout, adopt, blocks, keyBytes, blockBytes, ...found };
     for await (const leaf of blocksIn({ ...facts, removals: () => this.#index.removals })) {
       signal?.throwIfAborted();
       yield leaf;
@@ -336,7 +417,7 @@ export class PosixBackend extends OffloadBackend {
       const stored = (i: number) => result.outcomes[i] === Outcome.STORED || result.outcomes[i] === Outcome.PRESENT;
       const noted = selectKeys(batch.keys, [...result.outcomes.keys()].filter(stored));
       if (removals === this.#index.removals) this.#index.addAll(noted);
-      else await this.#noteIfThere(noted);
+      else await this.#noteIfThere(noted, this.#config.abandonable ? options.signal : undefined);
       return result;
     } finally {
       this.#index.endStoring(batch.keys);
@@ -344,11 +425,11 @@ export class PosixBackend extends OffloadBackend {
   }
 
   /** For keys that another call may have removed while this one stored or listed them: asks until no removal is under way. */
-  async #noteIfThere(keys: KeyBatch): Promise<void> {
-    if (keys.count === 0) return;
+  async #noteIfThere(keys: KeyBatch, signal: AbortSignal | undefined): Promise<void> {
+    if (keys.count === 0 || signal?.aborted) return;
     for (;;) {
       const { removals } = this.#index;
-      const found = await this.#files.exists(keys.bytes, undefined);
+      const found = await this.#files.exists(keys.bytes, signal);
       if (removals !== this.#index.removals) continue;
       for (let i = 0; i < keys.count; i++) if (found[i] === 1) this.#index.add(keyAt(keys, i));
       return;

@@ -1,5 +1,5 @@
 export { PosixBackend } from "./backend.js";
 export type { PosixConfig, VllmFsNames } from "./config.js";
 export { type FolderNames, type Folders, foldersOf } from "./layout.js";
-export { posixManifest } from "./manifest.js";
+export { abandonable, posixManifest } from "./manifest.js";
 export { type StoredNamespace, storedNamespaces } from "./stored-namespaces.js";

@@ -10,11 +10,19 @@ export const posixManifest: Manifest = defineManifest({
     scan: true,
     remove: true,
     usage: true,
-    zeroCopy: true,
-    abandonable: false,
     sharedAcrossHosts: true,
+    zeroCopy: true,
     durable: true,
     verifiesPayload: true,
+    abandonable: false,
   },
   limits: { keyBytesMax: KEY_BYTES_MAX },
 });
+
+/** What is left of it with the setting `abandonable`, and comes in return. */
+export function abandonable(manifest: Manifest): Manifest {
+  return defineManifest({
+    ...manifest,
+    capabilities: { ...manifest.capabilities, zeroCopy: false, abandonable: true },
+  });
+}
