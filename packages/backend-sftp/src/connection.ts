@@ -1,0 +1,187 @@
+import { readFile } from "node:fs/promises";
+import { connect as connectSocket, type Socket } from "node:net";
+import { KvferryError } from "@kvferry/core";
+import { Client, type ConnectConfig, utils } from "ssh2";
+import type { ResolvedSftpConfig } from "./config.js";
+import { toConnectionError } from "./errors.js";
+import { fingerprintOf, type KnownHost, keyTypeOf, knownHosts } from "./host-keys.js";
+import type { PacketPool } from "./packets.js";
+import { SftpSession } from "./session.js";
+
+const KEEPALIVES_MISSED_MAX = 3;
+
+/** An SSH connection with one SFTP session over it. */
+export interface SftpConnection {
+  readonly session: SftpSession;
+  /** Ends at once; what is under way fails. */
+  destroy(): void;
+}
+
+/** Connects, checks the host's key, logs in, begins SFTP. `onEnd` is called once when a connection that stood has ended.
+ * @throws KvferryError: CONFIG_INVALID for a host key that is not the expected one or a private key that cannot be read, PERMISSION
+ * for a key that the host does not take, UNAVAILABLE for a host that cannot be reached. */
+export async function connectSftp(
+  config: ResolvedSftpConfig,
+  packets: PacketPool,
+  onEnd: (error: KvferryError) => void,
+): Promise<SftpConnection> {
+  const { host, port } = config;
+  const identity = await readIdentity(config);
+  const expected = config.hostKeyCheck ? await expectedHostKeys(config) : undefined;
+  const socket = connectSocket({ host, port, noDelay: true });
+  const client = new Client();
+  const destroy = (): void => {
+    client.destroy();
+    socket.destroy();
+  };
+  return new Promise((resolve, reject) => {
+    let session: SftpSession | undefined;
+    let standing = false;
+    let over = false;
+    const end = (thrown: unknown): void => {
+      if (over) return;
+      over = true;
+      clearTimeout(timer);
+      destroy();
+      const error = toConnectionError(thrown, config);
+      session?.end(error);
+      if (standing) onEnd(error);
+      else reject(error);
+    };
+    const lost = (): void => end(Object.assign(new Error("it was closed"), { code: "ECONNRESET" }));
+    const timer = setTimeout(
+      () => end(Object.assign(new Error(), { level: "client-timeout" })),
+      config.connectTimeoutMs,
+    );
+    client.on("error", end).on("close", lost).on("end", lost);
+    client.on("ready", () => {
+      client.subsys("sftp", (refused, channel) => {
+        if (refused) {
+          end(noSubsystem(config));
+          return;
+        }
+        channel.on("error", end).on("close", lost).on("end", lost);
+        session = new SftpSession(channel, packets, corker(socket));
+        session.begin(config.requestBytesMax).then(() => {
+          if (over) return;
+          standing = true;
+          clearTimeout(timer);
+          resolve({ session: session as SftpSession, destroy: () => end(closed(config)) });
+        }, end);
+      });
+    });
+    client.connect({
+      ...{ sock: socket, username: config.user, ...identity, readyTimeout: config.connectTimeoutMs },
+      ...{ keepaliveInterval: config.keepaliveMs, keepaliveCountMax: KEEPALIVES_MISSED_MAX },
+      ...(expected !== undefined && preferredTypes(expected)),
+      hostVerifier: (key: Buffer): boolean => {
+        const error = expected === undefined ? undefined : judgeHostKey(key, expected, config);
+        if (error !== undefined) end(error);
+        return error === undefined;
+      },
+    });
+  });
+}
+
+/** Puts what is written within one turn into one system call. */
+function corker(socket: Socket): () => void {
+  let corked = false;
+  return () => {
+    if (corked) return;
+    corked = true;
+    socket.cork();
+    process.nextTick(() => {
+      corked = false;
+      socket.uncork();
+    });
+  };
+}
+
+type Identity = Pick<ConnectConfig, "privateKey" | "passphrase" | "agent">;
+
+/** The key is read anew for every connection and kept nowhere. */
+async function readIdentity({ privateKeyFile, passphraseEnv, agent }: ResolvedSftpConfig): Promise<Identity> {
+  const fromAgent = agent === undefined ? {} : { agent };
+  if (privateKeyFile === undefined) return fromAgent;
+  const privateKey = await readFile(privateKeyFile).catch((thrown: NodeJS.ErrnoException) => {
+    throw wrong("privateKeyFile", `${privateKeyFile} cannot be read (${thrown.code})`);
+  });
+  const passphrase = passphraseEnv === undefined ? undefined : process.env[passphraseEnv];
+  if (passphraseEnv !== undefined && passphrase === undefined) {
+    throw wrong("passphraseEnv", `names ${passphraseEnv}, which the environment does not have`);
+  }
+  const parsed = utils.parseKey(privateKey, passphrase);
+  if (parsed instanceof Error) {
+    // what the parser says may depend on the key's bytes: it is read, and not passed on
+    if (/no passphrase given/i.test(parsed.message)) {
+      throw wrong("passphraseEnv", `is needed: the key in ${privateKeyFile} has a passphrase`);
+    }
+    if (passphrase !== undefined) throw wrong("passphraseEnv", `holds no passphrase that opens ${privateKeyFile}`);
+    throw wrong("privateKeyFile", `${privateKeyFile} is no private key of a known kind`);
+  }
+  return { privateKey, ...(passphrase !== undefined && { passphrase }), ...fromAgent };
+}
+
+interface ExpectedHostKeys {
+  readonly fingerprints: readonly string[];
+  readonly known: readonly KnownHost[];
+}
+
+async function expectedHostKeys(config: ResolvedSftpConfig): Promise<ExpectedHostKeys> {
+  const { hostKeys: fingerprints, knownHostsFile: path, host, port } = config;
+  if (path === undefined) return { fingerprints, known: [] };
+  const text = await readFile(path, "utf8").catch((thrown: NodeJS.ErrnoException) => {
+    throw wrong("knownHostsFile", `${path} cannot be read (${thrown.code})`);
+  });
+  return { fingerprints, known: knownHosts(text, host, port) };
+}
+
+/** A host has keys of several types and shows one: that of a type that we know. */
+function preferredTypes({ fingerprints, known }: ExpectedHostKeys): Pick<ConnectConfig, "algorithms"> {
+  const types = new Set(known.filter(({ revoked }) => !revoked).map(({ type }) => type));
+  if (fingerprints.length > 0 || types.size === 0) return {};
+  const algorithms = [...types].flatMap((type) => (type === "ssh-rsa" ? ["rsa-sha2-512", "rsa-sha2-256"] : [type]));
+  return {
+    algorithms: { serverHostKey: algorithms as NonNullable<ConnectConfig["algorithms"]>["serverHostKey"] & {} },
+  };
+}
+
+function judgeHostKey(
+  key: Buffer,
+  { fingerprints, known }: ExpectedHostKeys,
+  { host, port, knownHostsFile }: ResolvedSftpConfig,
+): KvferryError | undefined {
+  const seen = fingerprintOf(key);
+  const type = keyTypeOf(key);
+  const field = fingerprints.length > 0 ? "hostKey" : "knownHostsFile";
+  const expected = [...fingerprints, ...known.filter(({ revoked }) => !revoked).map(({ fingerprint }) => fingerprint)];
+  const isRevoked = known.some(({ revoked, fingerprint }) => revoked && fingerprint === seen);
+  if (expected.includes(seen) && !isRevoked) return undefined;
+  const context = { field, host, port, expected, seen };
+  const place = `sftp: ${host}:${port}: the host shows the ${type} key ${seen}`;
+  const words = isRevoked
+    ? `which ${knownHostsFile} has as revoked`
+    : expected.length === 0
+      ? `and ${knownHostsFile} has no key of this host: compare it with the host's own, then add it`
+      : `but ${expected.join(" or ")} was expected: either its key was changed, or somebody sits between; nothing was sent`;
+  return new KvferryError("CONFIG_INVALID", `${place}, ${words}`, { operation: "connect", context });
+}
+
+function noSubsystem({ host, port }: ResolvedSftpConfig): KvferryError {
+  const words = "the host lets us in, but has no SFTP: sshd needs the line 'Subsystem sftp internal-sftp'";
+  return new KvferryError("UNSUPPORTED", `sftp: ${host}:${port}: ${words}`, {
+    operation: "connect",
+    context: { host, port },
+  });
+}
+
+function closed({ host, port }: ResolvedSftpConfig): KvferryError {
+  return new KvferryError("CLOSED", `sftp: ${host}:${port}: the connection was closed by this side`);
+}
+
+function wrong(field: string, words: string): KvferryError {
+  return new KvferryError("CONFIG_INVALID", `sftp backend: '${field}' ${words}`, {
+    operation: "connect",
+    context: { field },
+  });
+}

@@ -1,0 +1,3 @@
+export { SftpBackend } from "./backend.js";
+export type { SftpConfig } from "./config.js";
+export { sftpManifest } from "./manifest.js";

@@ -1,0 +1,115 @@
+import { type Clock, KvferryError, type Logger } from "@kvferry/core";
+import { untilAborted } from "./background.js";
+import type { ResolvedSftpConfig } from "./config.js";
+import { connectSftp, type SftpConnection } from "./connection.js";
+import { PacketPool } from "./packets.js";
+import type { SftpSession } from "./session.js";
+
+/** More than any request has besides its data. */
+const PACKET_OVERHEAD = 512;
+
+/** A bounded number of connections, made as they are needed. One that was lost is made anew by the next call; after one that could not be made
+ * there is a pause, longer each time, in which calls fail at once with what was wrong. */
+export class ConnectionPool {
+  readonly #config: ResolvedSftpConfig;
+  readonly #clock: Clock;
+  readonly #logger: Logger;
+  readonly #packets: PacketPool;
+  readonly #connections: Set<SftpConnection> = new Set();
+  readonly #connecting: Set<Promise<SftpSession>> = new Set();
+  #failures = 0;
+  #failure: KvferryError | undefined;
+  #retryAtMs = 0;
+  #closed = false;
+
+  constructor(config: ResolvedSftpConfig, clock: Clock, logger: Logger) {
+    this.#config = config;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#packets = new PacketPool(config.requestBytesMax + PACKET_OVERHEAD, 2 * config.requestsPerFileMax);
+  }
+
+  /** Connections that stand. */
+  get size(): number {
+    return this.#connections.size;
+  }
+
+  /** A session for a few short requests; waits where none stands yet.
+   * @throws KvferryError, or the signal's reason. */
+  async session(signal?: AbortSignal): Promise<SftpSession> {
+    signal?.throwIfAborted();
+    return this.#best() ?? untilAborted(this.#first(), signal);
+  }
+
+  /** Moves a file over the session with the least to do; more connections are made while those that stand are busy.
+   * @throws KvferryError, the signal's reason, or what `move` throws. */
+  async moving<T>(signal: AbortSignal | undefined, move: (session: SftpSession) => Promise<T>): Promise<T> {
+    const { filesPerConnectionMax } = this.#config;
+    let session = await this.session(signal);
+    for (;;) {
+      session = this.#best() ?? (await this.session(signal));
+      if (session.files > 0 && this.#mayGrow()) void this.#connect().catch(() => {});
+      if (session.files < filesPerConnectionMax || this.#connecting.size === 0) break;
+      await untilAborted(Promise.allSettled([Promise.race(this.#connecting)]), signal);
+    }
+    session.files++;
+    try {
+      return await move(session);
+    } finally {
+      session.files--;
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    for (const each of [...this.#connections]) each.destroy();
+  }
+
+  #best(): SftpSession | undefined {
+    let best: SftpSession | undefined;
+    for (const { session } of this.#connections) if (best === undefined || session.files < best.files) best = session;
+    return best;
+  }
+
+  #mayGrow(): boolean {
+    const { size } = this.#connections;
+    return size + this.#connecting.size < this.#config.connectionsMax && this.#clock.monotonicMs() >= this.#retryAtMs;
+  }
+
+  #first(): Promise<SftpSession> {
+    if (this.#closed) return Promise.reject(new KvferryError("CLOSED", "sftp: the backend is being closed"));
+    const [connecting] = this.#connecting;
+    if (connecting !== undefined) return connecting;
+    if (this.#failure !== undefined && this.#clock.monotonicMs() < this.#retryAtMs)
+      return Promise.reject(this.#failure);
+    return this.#connect();
+  }
+
+  #connect(): Promise<SftpSession> {
+    const connecting = this.#connectOne().finally(() => this.#connecting.delete(connecting));
+    this.#connecting.add(connecting);
+    return connecting;
+  }
+
+  async #connectOne(): Promise<SftpSession> {
+    const { host, port, reconnectMsMin, reconnectMsMax } = this.#config;
+    try {
+      const connection: SftpConnection = await connectSftp(this.#config, this.#packets, (err) => {
+        this.#connections.delete(connection);
+        if (!this.#closed) this.#logger.warn({ err, host, port }, "an SFTP connection was lost");
+      });
+      if (this.#closed) connection.destroy();
+      else this.#connections.add(connection);
+      this.#failures = 0;
+      this.#failure = undefined;
+      return connection.session;
+    } catch (thrown) {
+      this.#failure = thrown as KvferryError;
+      // half of it at random: servers that lost one host together do not come back together
+      const pause = Math.min(reconnectMsMax, reconnectMsMin * 2 ** this.#failures) * (0.5 + Math.random() / 2);
+      this.#failures = Math.min(this.#failures + 1, 30);
+      this.#retryAtMs = this.#clock.monotonicMs() + pause;
+      throw thrown;
+    }
+  }
+}
