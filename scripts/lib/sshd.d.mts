@@ -10,8 +10,8 @@ export interface Sshd {
   readonly hostKey: string;
   /** Type and key, as in a known_hosts file. */
   readonly hostKeyLine: string;
-  /** Kills what serves the connections; the server itself goes on. */
-  killSessions(): void;
+  /** Kills, stops or continues what serves the connections; the server itself goes on. */
+  signalSessions(signal?: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void;
   stop(): Promise<void>;
 }
 

@@ -43,12 +43,12 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
   ];
   writeFileSync(join(folder, "config"), `${lines.join("\n")}\n`);
   const server = start(binary, ["-D", "-e", "-f", join(folder, "config")], { stdout: "ignore" });
-  const killSessions = () => {
-    for (const pid of descendants(server.child.pid)) killOne(pid);
+  const signalSessions = (signal = "SIGKILL") => {
+    for (const pid of descendants(server.child.pid)) send(pid, signal);
   };
   const stop = async () => {
-    killSessions();
-    killOne(server.child.pid);
+    signalSessions();
+    send(server.child.pid, "SIGKILL");
     await server.ended;
     await rm(folder, { recursive: true, force: true });
   };
@@ -60,7 +60,7 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
   }
   const printed = await runToEnd("ssh-keygen", ["-l", "-f", `${hostKeyFile}.pub`]);
   return {
-    ...{ folder, port, keyFile, hostKeyFile, killSessions, stop },
+    ...{ folder, port, keyFile, hostKeyFile, signalSessions, stop },
     host: "127.0.0.1",
     user: userInfo().username,
     hostKey: printed.split(" ")[1],
@@ -92,9 +92,9 @@ function descendants(pid) {
   return [...parents.keys()].filter(isBelow);
 }
 
-function killOne(pid) {
+function send(pid, signal) {
   try {
-    process.kill(pid, "SIGKILL");
+    process.kill(pid, signal);
   } catch {
     // it has ended already
   }
