@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { connect as connectSocket, type Socket } from "node:net";
 import { KvferryError } from "@kvferry/core";
-import { Client, type ConnectConfig, utils } from "ssh2";
+import ssh2, { type ConnectConfig } from "ssh2"; // Node finds no names in it
 import type { ResolvedSftpConfig } from "./config.js";
 import { toConnectionError } from "./errors.js";
 import { fingerprintOf, type KnownHost, keyTypeOf, knownHosts } from "./host-keys.js";
@@ -29,7 +29,7 @@ export async function connectSftp(
   const identity = await readIdentity(config);
   const expected = config.hostKeyCheck ? await expectedHostKeys(config) : undefined;
   const socket = connectSocket({ host, port, noDelay: true });
-  const client = new Client();
+  const client = new ssh2.Client();
   const destroy = (): void => {
     client.destroy();
     socket.destroy();
@@ -55,13 +55,16 @@ export async function connectSftp(
     );
     client.on("error", end).on("close", lost).on("end", lost);
     client.on("ready", () => {
+      const batch = corker(socket);
+      // what waited for the server's leave to go on is written while its answer is read
+      socket.prependListener("data", batch);
       client.subsys("sftp", (refused, channel) => {
         if (refused) {
           end(noSubsystem(config));
           return;
         }
         channel.on("error", end).on("close", lost).on("end", lost);
-        session = new SftpSession(channel, packets, corker(socket));
+        session = new SftpSession(channel, packets, batch);
         session.begin(config.requestBytesMax).then(() => {
           if (over) return;
           standing = true;
@@ -110,7 +113,7 @@ async function readIdentity({ privateKeyFile, passphraseEnv, agent }: ResolvedSf
   if (passphraseEnv !== undefined && passphrase === undefined) {
     throw wrong("passphraseEnv", `names ${passphraseEnv}, which the environment does not have`);
   }
-  const parsed = utils.parseKey(privateKey, passphrase);
+  const parsed = ssh2.utils.parseKey(privateKey, passphrase);
   if (parsed instanceof Error) {
     // what the parser says may depend on the key's bytes: it is read, and not passed on
     if (/no passphrase given/i.test(parsed.message)) {

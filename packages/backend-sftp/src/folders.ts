@@ -45,14 +45,11 @@ async function ensureFolder(session: SftpSession, path: string): Promise<void> {
 }
 
 async function isFolder(session: SftpSession, path: string): Promise<boolean> {
-  try {
-    const { isFolder: is } = await session.stat(path);
-    if (is === false) throw new KvferryError("CONFIG_INVALID", `sftp: ${path} is no folder`, { context: { path } });
-    return true;
-  } catch (thrown) {
-    if (isMissing(thrown)) return false;
-    throw thrown;
+  const found = await session.stat(path);
+  if (found?.isFolder === false) {
+    throw new KvferryError("CONFIG_INVALID", `sftp: ${path} is no folder`, { context: { path } });
   }
+  return found !== undefined;
 }
 
 /** Everything in a folder; nothing for a folder that is not there. */
@@ -108,7 +105,7 @@ export async function sweepWriters(
   ownFolder: string,
   leftoverMs: number,
 ): Promise<number> {
-  const { changedAtMs: nowMs } = await session.stat(ownFolder);
+  const nowMs = (await session.stat(ownFolder))?.changedAtMs;
   if (nowMs === undefined) return 0;
   let swept = 0;
   for (const { name, isFolder: is, changedAtMs } of await entriesOf(session, paths.writers)) {

@@ -163,8 +163,13 @@ export class SftpSession {
     return this.#send(Request.WRITE, fields, { body, bytes }).then(checkDone);
   }
 
-  stat(path: string): Promise<Attributes> {
-    return this.#request(Request.STAT, [path], Reply.ATTRS).then(({ fields }) => fields.attributes());
+  /** Undefined where there is nothing: that is most often so, and no reason to make an error. */
+  async stat(path: string): Promise<Attributes | undefined> {
+    const { type, fields } = await this.#send(Request.STAT, [path]);
+    if (type === Reply.ATTRS) return fields.attributes();
+    const status = statusOf(type, fields);
+    if (status.code === Status.NO_SUCH_FILE) return undefined;
+    throw new SftpStatusError(status.code, status.words);
   }
 
   statOpen(handle: Handle): Promise<Attributes> {
@@ -246,8 +251,8 @@ export class SftpSession {
   ): Promise<{ readonly fields: Fields }> {
     const reply = await this.#send(type, fields, { sink, bytesMax });
     if (reply.type === expected) return reply;
-    if (reply.type === Reply.STATUS) throw statusOf(reply.fields);
-    throw new KvferryError("PROTOCOL", `sftp: the server has answered with a message of type ${reply.type}`);
+    const { code, words } = statusOf(reply.type, reply.fields);
+    throw new SftpStatusError(code, words);
   }
 
   #send(
@@ -300,15 +305,16 @@ export class SftpSession {
   }
 }
 
+/** @throws SftpStatusError for a status that is not OK. */
 function checkDone({ type, fields }: { readonly type: number; readonly fields: Fields }): void {
+  const { code, words } = statusOf(type, fields);
+  if (code !== Status.OK) throw new SftpStatusError(code, words);
+}
+
+function statusOf(type: number, fields: Fields): { readonly code: number; readonly words: string } {
   if (type !== Reply.STATUS) {
     throw new KvferryError("PROTOCOL", `sftp: the server has answered with a message of type ${type}`);
   }
-  const error = statusOf(fields);
-  if (error.status !== Status.OK) throw error;
-}
-
-function statusOf(fields: Fields): SftpStatusError {
-  const status = fields.u32();
-  return new SftpStatusError(status, fields.rest >= 4 ? fields.text() : "");
+  const code = fields.u32();
+  return { code, words: code === Status.OK || fields.rest < 4 ? "" : fields.text() };
 }

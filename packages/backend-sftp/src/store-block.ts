@@ -1,6 +1,6 @@
 import { type Checksum, encodeFooter, FOOTER_BYTES, type FooterFields, Outcome, storedBlockBytes } from "@kvferry/core";
 import { each } from "./background.js";
-import { isFailure, isMissing } from "./errors.js";
+import { isFailure } from "./errors.js";
 import type { MoveSettings } from "./load-block.js";
 import type { Handle, SftpSession } from "./session.js";
 import { tailBytes } from "./verdict.js";
@@ -52,12 +52,7 @@ export async function storeBlock(
 
 /** Bytes of a file, or undefined where there is none. */
 export async function fileBytes(session: SftpSession, path: string): Promise<number | undefined> {
-  try {
-    return (await session.stat(path)).bytes;
-  } catch (thrown) {
-    if (isMissing(thrown)) return undefined;
-    throw thrown;
-  }
+  return (await session.stat(path))?.bytes;
 }
 
 async function writeStored(
