@@ -23,7 +23,7 @@ import {
   type Usage,
   uniformResult,
 } from "@kvferry/core";
-import { Background, each, untilAborted } from "./background.js";
+import { Background, each, signalOfBatch, untilAborted } from "./background.js";
 import { fastestChecksum } from "./checksum.js";
 import { type ResolvedSftpConfig, resolveConfig, type SftpConfig } from "./config.js";
 import { isFailure, isMissing, toSftpError } from "./errors.js";
@@ -139,7 +139,13 @@ export class SftpBackend extends OffloadBackend {
 
   protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const twins = firstOfEqual(batch.keys);
-    const result = await this.#moving("store", batch.keys, options, (i) => this.#storeOne(batch, i, options), twins);
+    const result = await this.#moving(
+      "store",
+      batch.keys,
+      options,
+      (i, signal) => this.#storeOne(batch, i, signal),
+      twins,
+    );
     for (const [i, first] of twins) {
       const outcome = result.outcomes[first] as Outcome;
       result.outcomes[i] = outcome === Outcome.STORED ? Outcome.PRESENT : outcome;
@@ -149,7 +155,7 @@ export class SftpBackend extends OffloadBackend {
   }
 
   protected override _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#moving("load", batch.keys, options, (i) => this.#loadOne(batch, i, options));
+    return this.#moving("load", batch.keys, options, (i, signal) => this.#loadOne(batch, i, signal));
   }
 
   protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
@@ -231,8 +237,8 @@ export class SftpBackend extends OffloadBackend {
   async #moving(
     operation: "load" | "store",
     keys: KeyBatch,
-    { signal, priority }: AuthorOptions,
-    step: (index: number) => Promise<Answer>,
+    options: AuthorOptions,
+    step: (index: number, signal: AbortSignal | undefined) => Promise<Answer>,
     except?: ReadonlyMap<number, number>,
   ): Promise<BatchResult> {
     const { count } = keys;
@@ -240,6 +246,8 @@ export class SftpBackend extends OffloadBackend {
       return uniformResult(count, operation === "store" ? Outcome.DROPPED : Outcome.FAILED, "BUSY");
     }
     const result = uniformResult(count, Outcome.FAILED);
+    const { priority } = options;
+    const { signal, release } = signalOfBatch(options.signal);
     this.#queued += count;
     try {
       await each(count, this.#filesMax, async (i) => {
@@ -247,7 +255,7 @@ export class SftpBackend extends OffloadBackend {
         try {
           await this.#gate.enter(priority, signal);
           // the place is taken until the last request has ended, also of a file that the caller has abandoned
-          const moving = this.#background.start(() => step(i).finally(() => this.#gate.leave(priority)));
+          const moving = this.#background.start(() => step(i, signal).finally(() => this.#gate.leave(priority)));
           setOutcome(result, i, ...(await untilAborted(moving, signal)));
         } catch (thrown) {
           const code = signal?.aborted ? abortCode(signal) : this.#failed(thrown, operation).code;
@@ -255,12 +263,13 @@ export class SftpBackend extends OffloadBackend {
         }
       });
     } finally {
+      release();
       this.#queued -= count;
     }
     return result;
   }
 
-  async #storeOne(batch: BlockBatch, index: number, { signal }: AuthorOptions): Promise<Answer> {
+  async #storeOne(batch: BlockBatch, index: number, signal: AbortSignal | undefined): Promise<Answer> {
     const { paths, pool, ownFolder } = this.#live;
     const { namespace, blockBytes, clock } = this.context;
     const key = keyAt(batch.keys, index).slice(); // the caller may reuse its keys after an abort
@@ -291,7 +300,7 @@ export class SftpBackend extends OffloadBackend {
     }
   }
 
-  async #loadOne(batch: BlockBatch, index: number, { signal }: AuthorOptions): Promise<Answer> {
+  async #loadOne(batch: BlockBatch, index: number, signal: AbortSignal | undefined): Promise<Answer> {
     const { paths, pool } = this.#live;
     const { namespace, blockBytes } = this.context;
     const key = keyAt(batch.keys, index).slice();

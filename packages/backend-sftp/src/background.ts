@@ -1,3 +1,5 @@
+import { setMaxListeners } from "node:events";
+
 /** Work that goes on when its caller has turned away. It touches no slot then, and is waited for at the end. */
 export class Background {
   readonly #running: Set<Promise<unknown>> = new Set();
@@ -42,4 +44,18 @@ export async function each(count: number, atOnceMax: number, step: (index: numbe
   };
   const ended = await Promise.allSettled(Array.from({ length: Math.min(count, atOnceMax) }, work));
   for (const one of ended) if (one.status === "rejected") throw one.reason;
+}
+
+/** A signal that follows the caller's, for any number of listeners: the caller's gets one, however many files a batch has. */
+export function signalOfBatch(signal: AbortSignal | undefined): {
+  readonly signal: AbortSignal | undefined;
+  release(): void;
+} {
+  if (signal === undefined) return { signal, release() {} };
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  const onAbort = (): void => controller.abort(signal.reason);
+  if (signal.aborted) onAbort();
+  else signal.addEventListener("abort", onAbort, { once: true });
+  return { signal: controller.signal, release: () => signal.removeEventListener("abort", onAbort) };
 }

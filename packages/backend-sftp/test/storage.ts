@@ -12,13 +12,13 @@ import { configOf } from "./server.js";
 export const isRoot: boolean = process.getuid?.() === 0;
 
 /** Where a block lies, by docs/block-format.md and not by the code under test. */
-export function blockPath(root: string, backend: OffloadBackend, key: Uint8Array): string {
+function blockPath(root: string, backend: OffloadBackend, key: Uint8Array): string {
   const hex = keyHex(key);
   return join(root, backend.context.namespace.digestHex, "blocks", hex.slice(0, 2), `${hex}.kvb`);
 }
 
 /** Inverts the lowest bit of one byte of a file. */
-export async function flipByte(path: string, offset: number): Promise<void> {
+async function flipByte(path: string, offset: number): Promise<void> {
   const file = await open(path, "r+");
   try {
     const byte = Buffer.alloc(1);
