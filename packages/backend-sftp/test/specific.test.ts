@@ -15,7 +15,7 @@ import {
   storedBlockBytes,
 } from "@kvferry/core";
 import { afterEach, beforeEach, expect, it } from "vitest";
-import { SftpBackend, type SftpConfig } from "../src/index.js";
+import { SftpBackend, type SftpConfig, storedNamespaces } from "../src/index.js";
 import { batchOf, filled, KEY_BYTES, keyOf, keysOf, namespaceOf, sameBytes, until } from "./fixtures.js";
 import { configOf, describeSshd } from "./server.js";
 import { canDeny, makeRoot, setWritable } from "./storage.js";
@@ -234,6 +234,16 @@ describeSshd("sftp over OpenSSH, its own ways", (server) => {
       LOADED,
       LOADED,
     ]);
+  });
+
+  it("finds the namespaces of a folder without an engine", async () => {
+    for (const tenant of ["a", "b"]) await (await open({}, { namespace: namespaceOf(tenant) })).close();
+    await mkdir(join(root, "c".repeat(64)));
+    await writeFile(join(root, "c".repeat(64), "namespace.json"), "no record");
+    const found = await storedNamespaces(configOf(server(), root));
+    const digests = found.map((record) => record.namespace.digestHex).sort();
+    expect(digests).toEqual(["a", "b"].map((tenant) => namespaceOf(tenant).digestHex).sort());
+    expect(found[0]).toMatchObject({ keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
   });
 
   it("refuses a batch beyond its bound, and takes the next", async () => {
