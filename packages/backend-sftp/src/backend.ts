@@ -5,6 +5,7 @@ import {
   type AuthorOptions,
   type AuthorScanOptions,
   abortCode,
+  Background,
   type BatchResult,
   type BlockBatch,
   type ErrorCode,
@@ -15,6 +16,7 @@ import {
   LookupState,
   OffloadBackend,
   Outcome,
+  PriorityGate,
   packKeys,
   type ScanPage,
   setOutcome,
@@ -22,13 +24,13 @@ import {
   storedBlockBytes,
   type Usage,
   uniformResult,
+  untilAborted,
 } from "@kvferry/core";
-import { Background, each, signalOfBatch, untilAborted } from "./background.js";
+import { each, signalOfBatch } from "./at-once.js";
 import { fastestChecksum } from "./checksum.js";
 import { type ResolvedSftpConfig, resolveConfig, type SftpConfig } from "./config.js";
 import { isFailure, isMissing, toSftpError } from "./errors.js";
 import { describeNamespace, entriesOf, makeFolders, removeWriter, sweepWriters } from "./folders.js";
-import { FileGate } from "./gate.js";
 import { listBlocks } from "./inventory.js";
 import { loadBlock } from "./load-block.js";
 import { sftpManifest } from "./manifest.js";
@@ -57,7 +59,7 @@ const WARNING_PAUSE_MS = 60_000;
 /** One file a block on a remote host, over SFTP. */
 export class SftpBackend extends OffloadBackend {
   readonly #config: ResolvedSftpConfig;
-  readonly #gate: FileGate;
+  readonly #gate: PriorityGate;
   readonly #filesMax: number;
   readonly #background: Background = new Background();
   readonly #writer: string = `${hostPart()}-${process.pid}-0-${randomBytes(6).toString("hex")}`;
@@ -74,7 +76,7 @@ export class SftpBackend extends OffloadBackend {
     super(sftpManifest);
     this.#config = resolveConfig(config);
     this.#filesMax = this.#config.connectionsMax * this.#config.filesPerConnectionMax;
-    this.#gate = new FileGate(this.#filesMax);
+    this.#gate = new PriorityGate(this.#filesMax);
   }
 
   /** Connections that stand. */
@@ -253,9 +255,8 @@ export class SftpBackend extends OffloadBackend {
       await each(count, this.#filesMax, async (i) => {
         if (except?.has(i)) return;
         try {
-          await this.#gate.enter(priority, signal);
           // the place is taken until the last request has ended, also of a file that the caller has abandoned
-          const moving = this.#background.start(() => step(i, signal).finally(() => this.#gate.leave(priority)));
+          const moving = this.#background.start(() => this.#gate.run(priority, signal, () => step(i, signal)));
           setOutcome(result, i, ...(await untilAborted(moving, signal)));
         } catch (thrown) {
           const code = signal?.aborted ? abortCode(signal) : this.#failed(thrown, operation).code;

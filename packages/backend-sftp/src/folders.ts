@@ -1,5 +1,5 @@
 import { type AuthorContext, formatNamespaceRecord, KvferryError } from "@kvferry/core";
-import { each } from "./background.js";
+import { each } from "./at-once.js";
 import { isFailure, isMissing, toSftpError } from "./errors.js";
 import { type BlockPaths, LEAVES } from "./paths.js";
 import type { FolderEntry, Handle, SftpSession } from "./session.js";

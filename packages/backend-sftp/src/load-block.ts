@@ -1,8 +1,16 @@
-import { type Checksum, type ExpectedBlock, storedBlockBytes, type Verdict } from "@kvferry/core";
-import { each } from "./background.js";
+import {
+  type Checksum,
+  CORRUPT_VERDICT,
+  type ExpectedBlock,
+  judgeBlock,
+  MISS_VERDICT,
+  storedBlockBytes,
+  tailBytes,
+  type Verdict,
+} from "@kvferry/core";
+import { each } from "./at-once.js";
 import { isMissing } from "./errors.js";
 import type { Handle, SftpSession } from "./session.js";
-import { CORRUPT, judgeBlock, MISS, tailBytes } from "./verdict.js";
 
 /** A block to load, and where to. */
 export interface BlockLoad extends ExpectedBlock {
@@ -25,7 +33,7 @@ export async function loadBlock(session: SftpSession, load: BlockLoad, settings:
   try {
     handle = await session.openToRead(load.path);
   } catch (thrown) {
-    if (isMissing(thrown)) return MISS;
+    if (isMissing(thrown)) return MISS_VERDICT;
     throw thrown;
   }
   try {
@@ -59,10 +67,10 @@ async function loadOpen(
     }
   });
   signal?.throwIfAborted();
-  if (!ended) return judgeBlock(slot, tail, load, checksum);
+  if (!ended) return judgeBlock(tail, checksum(slot), load, checksum);
   // what vLLM's own tier writes has no footer: no block of ours, and no damage
   const { bytes: found } = await session.statOpen(handle);
-  return found === blockBytes ? MISS : CORRUPT;
+  return found === blockBytes ? MISS_VERDICT : CORRUPT_VERDICT;
 }
 
 /** Puts bytes of a stored block where they belong. */

@@ -1,5 +1,4 @@
-import { type Clock, KvferryError, type Logger } from "@kvferry/core";
-import { untilAborted } from "./background.js";
+import { type Clock, KvferryError, type Logger, untilAborted } from "@kvferry/core";
 import type { ResolvedSftpConfig } from "./config.js";
 import { connectSftp, type SftpConnection } from "./connection.js";
 import { PacketPool } from "./packets.js";

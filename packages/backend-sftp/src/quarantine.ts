@@ -1,4 +1,4 @@
-import { each } from "./background.js";
+import { each } from "./at-once.js";
 import { isMissing } from "./errors.js";
 import { entriesOf, FOLDER_REQUESTS_MAX } from "./folders.js";
 import type { BlockPaths } from "./paths.js";

@@ -1,9 +1,16 @@
-import { type Checksum, encodeFooter, FOOTER_BYTES, type FooterFields, Outcome, storedBlockBytes } from "@kvferry/core";
-import { each } from "./background.js";
+import {
+  type Checksum,
+  encodeFooter,
+  FOOTER_BYTES,
+  type FooterFields,
+  Outcome,
+  storedBlockBytes,
+  tailBytes,
+} from "@kvferry/core";
+import { each } from "./at-once.js";
 import { isFailure } from "./errors.js";
 import type { MoveSettings } from "./load-block.js";
 import type { Handle, SftpSession } from "./session.js";
-import { tailBytes } from "./verdict.js";
 
 /** A block to store, and where to. */
 export interface BlockStore {
@@ -92,7 +99,7 @@ async function publish(
     const found = await fileBytes(session, path);
     if (found === undefined) throw thrown;
     if (found === bytes) {
-      await session.removeFile(temporary);
+      await session.removeFile(temporary).catch(() => {}); // the block is there, whatever becomes of this
       return Outcome.PRESENT;
     }
     await session.removeFile(path);

@@ -1,5 +1,5 @@
 import { NAMESPACE_RECORD_BYTES_MAX, type NamespaceRecord, parseNamespaceRecord } from "@kvferry/core";
-import { each } from "./background.js";
+import { each } from "./at-once.js";
 import { resolveConfig, type SftpConfig } from "./config.js";
 import { connectSftp } from "./connection.js";
 import { toSftpError } from "./errors.js";
