@@ -16,5 +16,10 @@ export interface Sshd {
 }
 
 export function sshdBinary(): string | undefined;
-export function startSshd(options?: { subsystem?: string; parent?: string }): Promise<Sshd>;
+export function sftpServerBinary(): string | undefined;
+export function startSshd(options?: {
+  subsystem?: string;
+  parent?: string;
+  settings?: readonly string[];
+}): Promise<Sshd>;
 export function makeKey(file: string, passphrase?: string): Promise<void>;

@@ -1,13 +1,24 @@
 // A real OpenSSH server for tests and benchmarks: on a free port of the loopback interface, with keys and a folder of its own.
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { spawn, spawnSync } from "node:child_process";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
-import { runToEnd, start } from "./processes.mjs";
+import { fileURLToPath } from "node:url";
+import { descendants, send } from "./descendants.mjs";
+import { runToEnd } from "./processes.mjs";
 
 const BINARIES = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/lib/ssh/sshd", "/opt/homebrew/sbin/sshd"];
+const SFTP_SERVERS = ["/usr/lib/openssh", "/usr/libexec/openssh", "/usr/lib/ssh", "/usr/libexec"].map(
+  (folder) => `${folder}/sftp-server`,
+);
+const KEEPER = fileURLToPath(new URL("./keeper.mjs", import.meta.url));
 const START_MS_MAX = 20_000;
+
+/** The program that serves SFTP over its standard input and output, where sshd does not do it itself. */
+export function sftpServerBinary() {
+  return SFTP_SERVERS.find(existsSync);
+}
 
 /** Where OpenSSH's server is; undefined where it is not installed. */
 export function sshdBinary() {
@@ -17,11 +28,11 @@ export function sshdBinary() {
 /**
  * Starts a server that lets the user of this process in with the key `keyFile`.
  *
- * @param {{ subsystem?: string, parent?: string }} options subsystem: what it runs for SFTP; "" for none.
- *   parent: the folder in which its own is made
- * @returns the server; its `stop()` also removes the folder.
+ * @param {{ subsystem?: string, parent?: string, settings?: readonly string[] }} options subsystem: what it runs for SFTP; "" for none.
+ *   parent: the folder in which its own is made; settings: lines of sshd_config that go before the others, and so win
+ * @returns the server; its `stop()` also removes the folder, and so does the end of this process, whatever ends it.
  */
-export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir() } = {}) {
+export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir(), settings = [] } = {}) {
   const binary = sshdBinary();
   if (binary === undefined) throw new Error("sshd is not installed: node scripts/setup-system.mjs");
   const folder = mkdtempSync(join(parent, "kvferry-sshd-"));
@@ -31,6 +42,7 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
   if (process.getuid?.() === 0) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 });
   const port = await freePort();
   const lines = [
+    ...settings,
     ...[`Port ${port}`, "ListenAddress 127.0.0.1", `HostKey ${hostKeyFile}`, `AuthorizedKeysFile ${keyFile}.pub`],
     ...[
       "PidFile none",
@@ -41,17 +53,15 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
     ],
     ...["MaxStartups 200", "LogLevel ERROR", ...(subsystem === "" ? [] : [`Subsystem sftp ${subsystem}`])],
   ];
-  writeFileSync(join(folder, "config"), `${lines.join("\n")}\n`);
-  const server = start(binary, ["-D", "-e", "-f", join(folder, "config")], { stdout: "ignore" });
+  const config = join(folder, "config");
+  writeFileSync(config, `${lines.join("\n")}\n`);
+  if (punishes(binary, config)) appendFileSync(config, "PerSourcePenalties no\n");
+  const server = keep(folder, [binary, "-D", "-e", "-f", config]);
   const signalSessions = (signal = "SIGKILL") => {
-    for (const pid of descendants(server.child.pid)) send(pid, signal);
+    // one step below the keeper is the server, which goes on
+    for (const pid of descendants(server.pid, 2)) send(pid, signal);
   };
-  const stop = async () => {
-    signalSessions();
-    send(server.child.pid, "SIGKILL");
-    await server.ended;
-    await rm(folder, { recursive: true, force: true });
-  };
+  const { stop } = server;
   try {
     await listening(port, server);
   } catch (error) {
@@ -68,36 +78,33 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
   };
 }
 
+/** Runs a command below a keeper. `ended` ends when both and the folder are gone. */
+function keep(folder, command) {
+  const child = spawn(process.execPath, [KEEPER, folder, ...command], {
+    stdio: ["pipe", "ignore", "pipe"],
+    detached: true, // a Ctrl-C ends this process, and that ends the keeper, which cleans up first
+  });
+  let errors = "";
+  child.stderr.setEncoding("utf8").on("data", (data) => {
+    errors = (errors + data).slice(-20_000);
+  });
+  child.stdin.on("error", () => {}); // it has ended already
+  const ended = new Promise((done) => child.on("error", done).on("close", done));
+  const stop = async () => {
+    child.stdin.end();
+    await ended;
+  };
+  return { pid: child.pid, ended, errors: () => errors, stop };
+}
+
+/** Whether this server shuts out for a while who fails to log in, as it does since OpenSSH 9.8: tests fail on purpose, all from one address. */
+function punishes(binary, config) {
+  return spawnSync(binary, ["-T", "-f", config], { encoding: "utf8" }).stdout.includes("persourcepenalties");
+}
+
 /** An Ed25519 key pair in `file` and `file`.pub. */
 export async function makeKey(file, passphrase = "") {
   await runToEnd("ssh-keygen", ["-q", "-t", "ed25519", "-N", passphrase, "-C", "kvferry-test", "-f", file]);
-}
-
-/** The processes below one: what serves a connection is a child of its own. */
-function descendants(pid) {
-  const parents = new Map();
-  for (const name of readdirSync("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      const text = readFileSync(`/proc/${name}/stat`, "utf8");
-      parents.set(Number(name), Number(text.slice(text.lastIndexOf(")") + 2).split(" ")[1]));
-    } catch {
-      // it has just ended
-    }
-  }
-  const isBelow = (each) => {
-    for (let at = parents.get(each); at !== undefined && at > 1; at = parents.get(at)) if (at === pid) return true;
-    return false;
-  };
-  return [...parents.keys()].filter(isBelow);
-}
-
-function send(pid, signal) {
-  try {
-    process.kill(pid, signal);
-  } catch {
-    // it has ended already
-  }
 }
 
 function freePort() {

@@ -3,25 +3,13 @@ import { describe, it } from "vitest";
 import { describeSshd } from "./server.js";
 import { isRoot, sftpFactory } from "./storage.js";
 
-const test = { describe, it };
-const caseTimeoutMs = 60_000;
+// With all that OpenSSH has. Without its extensions: conformance-plain.test.ts, a file of its own so that the two run side by side.
 
-describeSshd("sftp over OpenSSH", (server) => {
-  conformance({ name: "sftp", test, caseTimeoutMs, factory: sftpFactory(server) });
+/** A disk can be filled where it may be made small, which needs root. */
+const small = isRoot ? { tmpfsBytes: 48 << 20 } : {};
+const title = isRoot ? "on a small tmpfs" : "(a full disk is not tried: mounting needs root)";
+
+describeSshd(`sftp over OpenSSH ${title}`, (server) => {
+  const factory = sftpFactory(server, { ...small, config: { fsync: true } });
+  conformance({ name: "sftp", test: { describe, it }, caseTimeoutMs: 60_000, factory });
 });
-
-describeSshd(
-  "sftp over a server without extensions, one connection, small requests",
-  (server) => {
-    const config = { connectionsMax: 1, requestBytesMax: 4096, requestsPerFileMax: 3 };
-    conformance({ name: "sftp", test, caseTimeoutMs, factory: sftpFactory(server, { config }) });
-  },
-  "internal-sftp -P posix-rename,statvfs,fstatvfs,fsync,limits,hardlink",
-);
-
-if (isRoot) {
-  describeSshd("sftp on a small tmpfs", (server) => {
-    const factory = sftpFactory(server, { tmpfsBytes: 48 << 20, config: { fsync: true } });
-    conformance({ name: "sftp", test, caseTimeoutMs, factory });
-  });
-} else describe.skip("sftp on a small tmpfs: mounting needs root", () => it("is not run", () => {}));

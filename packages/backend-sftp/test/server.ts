@@ -6,12 +6,16 @@ import type { SftpConfig } from "../src/index.js";
 const missing: boolean = sshdBinary() === undefined;
 
 /** A group of tests against a server of its own. */
-export function describeSshd(title: string, body: (server: () => Sshd) => void, subsystem?: string): void {
+export function describeSshd(
+  title: string,
+  body: (server: () => Sshd) => void,
+  options: Parameters<typeof startSshd>[0] = {},
+): void {
   const reason = missing ? " (no sshd: node scripts/setup-system.mjs)" : "";
   describe.skipIf(missing)(`${title}${reason}`, { timeout: 60_000 }, () => {
     let running: Sshd | undefined;
     beforeAll(async () => {
-      running = await startSshd(subsystem === undefined ? {} : { subsystem });
+      running = await startSshd(options);
     }, 40_000);
     afterAll(() => running?.stop(), 40_000);
     body(() => running as Sshd);

@@ -298,5 +298,5 @@ describeSshd(
       }
     });
   },
-  "internal-sftp -P posix-rename,statvfs,fstatvfs,fsync,limits,hardlink",
+  { subsystem: "internal-sftp -P posix-rename,statvfs,fstatvfs,fsync,limits,hardlink" },
 );
