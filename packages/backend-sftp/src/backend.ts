@@ -51,8 +51,8 @@ interface Opened {
   readonly pool: ConnectionPool;
 }
 
-/** Requests about single keys (lookups, removals) on their way at once. */
-const KEY_REQUESTS_MAX = 256;
+/** Keys of one call that are asked for at once; those of all calls are bounded by each session. */
+const KEYS_AT_ONCE = 256;
 /** Ms between two log lines about failures with the same code. */
 const WARNING_PAUSE_MS = 60_000;
 
@@ -82,6 +82,11 @@ export class SftpBackend extends OffloadBackend {
   /** Connections that stand. */
   get connections(): number {
     return this.#pool?.size ?? 0;
+  }
+
+  /** Requests that were sent and are not answered, over all connections. */
+  get requests(): number {
+    return this.#pool?.requests ?? 0;
   }
 
   protected override async _open(context: AuthorContext): Promise<void> {
@@ -116,25 +121,28 @@ export class SftpBackend extends OffloadBackend {
     void this.#background.start(() => this.#sweep());
   }
 
-  protected override async _lookup(keys: KeyBatch, { signal }: AuthorOptions): Promise<Uint8Array> {
+  protected override async _lookup(keys: KeyBatch, options: AuthorOptions): Promise<Uint8Array> {
     const { paths, pool } = this.#live;
+    const { signal, release } = signalOfBatch(options.signal);
     const states = new Uint8Array(keys.count);
     const bytes = storedBlockBytes(this.context.blockBytes);
     const ask = async (): Promise<void> => {
       const session = await pool.session(signal);
-      await each(keys.count, KEY_REQUESTS_MAX, async (i) => {
-        signal?.throwIfAborted();
+      const look = async (i: number): Promise<void> => {
         const key = keyAt(keys, i);
         const isBeingStored = this.#storing.has(keyHex(key));
         if ((await fileBytes(session, paths.block(key))) === bytes) states[i] = LookupState.HIT;
         else if (isBeingStored) states[i] = LookupState.PENDING;
-      });
+      };
+      await each(keys.count, KEYS_AT_ONCE, (i) => session.keyGate.run("load", signal, () => look(i)));
     };
     try {
       await untilAborted(this.#background.start(ask), signal);
     } catch (thrown) {
       if (signal?.aborted) throw thrown;
       throw this.#failed(thrown, "lookup");
+    } finally {
+      release();
     }
     return states;
   }
@@ -160,13 +168,13 @@ export class SftpBackend extends OffloadBackend {
     return this.#moving("load", batch.keys, options, (i, signal) => this.#loadOne(batch, i, signal));
   }
 
-  protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
+  protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
     const { paths, pool } = this.#live;
+    const { signal, release } = signalOfBatch(options.signal);
     const result = uniformResult(keys.count, Outcome.FAILED);
     const remove = async (session: SftpSession, i: number): Promise<void> => {
       try {
-        signal?.throwIfAborted();
-        await session.removeFile(paths.block(keyAt(keys, i)));
+        await session.keyGate.run("store", signal, () => session.removeFile(paths.block(keyAt(keys, i))));
         setOutcome(result, i, Outcome.REMOVED);
       } catch (thrown) {
         if (isMissing(thrown)) setOutcome(result, i, Outcome.MISS);
@@ -181,16 +189,20 @@ export class SftpBackend extends OffloadBackend {
     };
     const work = async (): Promise<void> => {
       const session = await pool.session(signal);
-      await each(keys.count, KEY_REQUESTS_MAX, (i) => remove(session, i));
+      await each(keys.count, KEYS_AT_ONCE, (i) => remove(session, i));
     };
-    await untilAborted(this.#background.start(work), signal);
-    return result;
+    try {
+      await untilAborted(this.#background.start(work), signal);
+      return result;
+    } finally {
+      release();
+    }
   }
 
   protected override async *_scan({ pageEntriesMax, signal }: AuthorScanOptions): AsyncGenerator<ScanPage> {
     const { paths, pool } = this.#live;
     try {
-      for await (const entries of listBlocks(await pool.session(signal), paths)) {
+      for await (const entries of listBlocks(await pool.session(signal), paths, signal)) {
         for (let at = 0; at < entries.length; at += pageEntriesMax) yield entries.slice(at, at + pageEntriesMax);
       }
     } catch (thrown) {
@@ -356,6 +368,7 @@ export class SftpBackend extends OffloadBackend {
       if (swept > 0) logger.info({ host, swept }, "what writers that are gone had left was removed");
     } catch (thrown) {
       const err = toSftpError(thrown, "open", { host, path: paths.writers });
+      if (err.code === "CLOSED") return; // the next open sweeps
       logger.warn({ err, host }, "what writers that are gone have left could not be removed");
     }
   }

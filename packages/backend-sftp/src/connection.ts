@@ -18,16 +18,19 @@ export interface SftpConnection {
 }
 
 /** Connects, checks the host's key, logs in, begins SFTP. `onEnd` is called once when a connection that stood has ended.
+ * `signal` ends it, whether it stands or not.
  * @throws KvferryError: CONFIG_INVALID for a host key that is not the expected one or a private key that cannot be read, PERMISSION
  * for a key that the host does not take, UNAVAILABLE for a host that cannot be reached. */
 export async function connectSftp(
   config: ResolvedSftpConfig,
   packets: PacketPool,
   onEnd: (error: KvferryError) => void,
+  signal?: AbortSignal,
 ): Promise<SftpConnection> {
   const { host, port } = config;
   const identity = await readIdentity(config);
   const expected = config.hostKeyCheck ? await expectedHostKeys(config) : undefined;
+  if (signal?.aborted) throw closed(config);
   const socket = connectSocket({ host, port, noDelay: true });
   const client = new ssh2.Client();
   const destroy = (): void => {
@@ -42,12 +45,15 @@ export async function connectSftp(
       if (over) return;
       over = true;
       clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
       destroy();
-      const error = toConnectionError(thrown, config);
+      const error = session?.ended ?? toConnectionError(thrown, config);
       session?.end(error);
       if (standing) onEnd(error);
       else reject(error);
     };
+    const onAbort = (): void => end(closed(config));
+    signal?.addEventListener("abort", onAbort, { once: true });
     const lost = (): void => end(Object.assign(new Error("it was closed"), { code: "ECONNRESET" }));
     const timer = setTimeout(
       () => end(Object.assign(new Error(), { level: "client-timeout" })),
@@ -60,11 +66,12 @@ export async function connectSftp(
       socket.prependListener("data", batch);
       client.subsys("sftp", (refused, channel) => {
         if (refused) {
-          end(noSubsystem(config));
+          end(noSession(refused, config));
           return;
         }
         channel.on("error", end).on("close", lost).on("end", lost);
-        session = new SftpSession(channel, packets, batch);
+        channel.stderr.resume(); // what a server says there would be kept, and take the window from replies
+        session = new SftpSession(channel, packets, batch, end);
         session.begin(config.requestBytesMax).then(() => {
           if (over) return;
           standing = true;
@@ -73,7 +80,7 @@ export async function connectSftp(
         }, end);
       });
     });
-    client.connect({
+    const settings: ConnectConfig = {
       ...{ sock: socket, username: config.user, ...identity, readyTimeout: config.connectTimeoutMs },
       ...{ keepaliveInterval: config.keepaliveMs, keepaliveCountMax: KEEPALIVES_MISSED_MAX },
       ...(expected !== undefined && preferredTypes(expected)),
@@ -82,7 +89,12 @@ export async function connectSftp(
         if (error !== undefined) end(error);
         return error === undefined;
       },
-    });
+    };
+    try {
+      client.connect(settings);
+    } catch (thrown) {
+      end(thrown); // of settings that it does not take
+    }
   });
 }
 
@@ -122,8 +134,20 @@ async function readIdentity({ privateKeyFile, passphraseEnv, agent }: ResolvedSf
     if (passphrase !== undefined) throw wrong("passphraseEnv", `holds no passphrase that opens ${privateKeyFile}`);
     throw wrong("privateKeyFile", `${privateKeyFile} is no private key of a known kind`);
   }
+  if (![parsed].flat().every((key) => key.isPrivateKey())) {
+    throw wrong("privateKeyFile", `${privateKeyFile} holds a public key; the private one is needed`);
+  }
   return { privateKey, ...(passphrase !== undefined && { passphrase }), ...fromAgent };
 }
+
+/** Of each type of key: by what ssh2 can check it. It refuses to connect at all where it is given anything else. */
+const ALGORITHMS: Readonly<Record<string, readonly string[]>> = {
+  "ssh-ed25519": ["ssh-ed25519"],
+  "ecdsa-sha2-nistp256": ["ecdsa-sha2-nistp256"],
+  "ecdsa-sha2-nistp384": ["ecdsa-sha2-nistp384"],
+  "ecdsa-sha2-nistp521": ["ecdsa-sha2-nistp521"],
+  "ssh-rsa": ["rsa-sha2-512", "rsa-sha2-256"],
+};
 
 interface ExpectedHostKeys {
   readonly fingerprints: readonly string[];
@@ -142,8 +166,8 @@ async function expectedHostKeys(config: ResolvedSftpConfig): Promise<ExpectedHos
 /** A host has keys of several types and shows one: that of a type that we know. */
 function preferredTypes({ fingerprints, known }: ExpectedHostKeys): Pick<ConnectConfig, "algorithms"> {
   const types = new Set(known.filter(({ revoked }) => !revoked).map(({ type }) => type));
-  if (fingerprints.length > 0 || types.size === 0) return {};
-  const algorithms = [...types].flatMap((type) => (type === "ssh-rsa" ? ["rsa-sha2-512", "rsa-sha2-256"] : [type]));
+  const algorithms = [...types].flatMap((type) => ALGORITHMS[type] ?? []);
+  if (fingerprints.length > 0 || algorithms.length === 0) return {};
   return {
     algorithms: { serverHostKey: algorithms as NonNullable<ConnectConfig["algorithms"]>["serverHostKey"] & {} },
   };
@@ -170,8 +194,10 @@ function judgeHostKey(
   return new KvferryError("CONFIG_INVALID", `${place}, ${words}`, { operation: "connect", context });
 }
 
-function noSubsystem({ host, port }: ResolvedSftpConfig): KvferryError {
-  const words = "the host lets us in, but has no SFTP: sshd needs the line 'Subsystem sftp internal-sftp'";
+function noSession(refused: Error, { host, port }: ResolvedSftpConfig): KvferryError {
+  const words = /subsystem/i.test(refused.message)
+    ? "the host lets us in, but has no SFTP: sshd needs the line 'Subsystem sftp internal-sftp'"
+    : "the host lets us in, but opens no session: check MaxSessions of sshd, which must be 1 or more";
   return new KvferryError("UNSUPPORTED", `sftp: ${host}:${port}: ${words}`, {
     operation: "connect",
     context: { host, port },

@@ -7,7 +7,7 @@ export class SftpStatusError extends Error {
   readonly status: number;
 
   constructor(status: number, message: string) {
-    super(message.slice(0, 200));
+    super(message.slice(0, 200).replace(/[^\x20-\x7e\xa0-\uffff]/g, "?")); // it goes into logs
     this.status = status;
   }
 }
@@ -83,6 +83,10 @@ export function toConnectionError(thrown: unknown, { host, port, user }: Place):
   const words = typeof code === "string" ? NETWORK[code] : undefined;
   if (words !== undefined) {
     return fail("UNAVAILABLE", `the host cannot be reached: ${words} (${code}); check 'host' and 'port'`, "host");
+  }
+  if (/lost before handshake/i.test(String(message))) {
+    const who = "MaxStartups or PerSourcePenalties of sshd, or a firewall, may have it so";
+    return fail("UNAVAILABLE", `the connection was cut before anyone could log in: ${who}`, "host");
   }
   if (level === "handshake" && /no matching/i.test(String(message))) {
     return fail("UNSUPPORTED", `host and client have no algorithm in common: ${String(message)}`, "host");

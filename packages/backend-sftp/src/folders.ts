@@ -7,6 +7,8 @@ import { fileBytes } from "./store-block.js";
 
 /** Requests on their way at once while folders are made or looked through. */
 export const FOLDER_REQUESTS_MAX = 64;
+/** Names of one folder that are taken: 256 folders of so many are more blocks than any host holds, and a host that never ends is no host. */
+const NAMES_MAX = 2 ** 21;
 
 /** Makes what a namespace needs and is not there: its folders and, in `ownFolder`, those of this writer.
  * @throws KvferryError CONFIG_INVALID for a root that cannot be made because its parent is not there; PERMISSION. */
@@ -16,7 +18,7 @@ export async function makeFolders(session: SftpSession, paths: BlockPaths, ownFo
   for (const path of [paths.blocks, paths.writers, paths.quarantine, ownFolder]) await ensureFolder(session, path);
   const there = new Set((await entriesOf(session, paths.blocks)).map(({ name }) => name));
   const missing = LEAVES.filter((leaf) => !there.has(leaf));
-  await each(missing.length, FOLDER_REQUESTS_MAX, (i) => ensureFolder(session, `${paths.blocks}/${missing[i]}`));
+  await each(missing.length, FOLDER_REQUESTS_MAX, (i) => makeFolder(session, `${paths.blocks}/${missing[i]}`));
 }
 
 async function ensureRoot(session: SftpSession, root: string): Promise<void> {
@@ -34,13 +36,18 @@ async function ensureRoot(session: SftpSession, root: string): Promise<void> {
 
 async function ensureFolder(session: SftpSession, path: string): Promise<void> {
   try {
-    if (await isFolder(session, path)) return;
-    await session.makeFolder(path).catch(async (thrown: unknown) => {
-      // somebody else may have made it in between
-      if (!isFailure(thrown) || !(await isFolder(session, path))) throw thrown;
-    });
+    if (!(await isFolder(session, path))) await makeFolder(session, path);
   } catch (thrown) {
     throw toSftpError(thrown, "open", { path });
+  }
+}
+
+async function makeFolder(session: SftpSession, path: string): Promise<void> {
+  try {
+    await session.makeFolder(path);
+  } catch (thrown) {
+    // somebody else may have made it in between
+    if (!isFailure(thrown) || !(await isFolder(session, path))) throw toSftpError(thrown, "open", { path });
   }
 }
 
@@ -67,6 +74,9 @@ export async function entriesOf(session: SftpSession, path: string): Promise<Fol
       const page = await session.list(handle);
       if (page === undefined) return entries;
       for (const entry of page) entries.push(entry);
+      if (entries.length > NAMES_MAX) {
+        throw new KvferryError("PROTOCOL", `sftp: ${path} has no end`, { context: { path } });
+      }
     }
   } finally {
     void session.close(handle).catch(() => {});

@@ -1,4 +1,4 @@
-import type { ScanEntry } from "@kvferry/core";
+import { type ScanEntry, untilAborted } from "@kvferry/core";
 import { entriesOf } from "./folders.js";
 import { type BlockPaths, LEAVES } from "./paths.js";
 import type { SftpSession } from "./session.js";
@@ -6,11 +6,16 @@ import type { SftpSession } from "./session.js";
 /** Folders that are listed at once: a distant host takes as long for sixteen as for one. */
 const FOLDERS_AT_ONCE = 16;
 
-/** Every block of a namespace, a folder at a time. */
-export async function* listBlocks(session: SftpSession, paths: BlockPaths): AsyncGenerator<ScanEntry[]> {
+/** Every block of a namespace, a folder at a time.
+ * @throws the signal's reason as soon as it is aborted. */
+export async function* listBlocks(
+  session: SftpSession,
+  paths: BlockPaths,
+  signal?: AbortSignal,
+): AsyncGenerator<ScanEntry[]> {
   for (let at = 0; at < LEAVES.length; at += FOLDERS_AT_ONCE) {
     const leaves = LEAVES.slice(at, at + FOLDERS_AT_ONCE);
-    const folders = await Promise.all(leaves.map((leaf) => blocksIn(session, paths, leaf)));
+    const folders = await untilAborted(Promise.all(leaves.map((leaf) => blocksIn(session, paths, leaf))), signal);
     for (const entries of folders) if (entries.length > 0) yield entries;
   }
 }

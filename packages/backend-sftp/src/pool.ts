@@ -19,7 +19,9 @@ export class ConnectionPool {
   #failures = 0;
   #failure: KvferryError | undefined;
   #retryAtMs = 0;
-  #closed = false;
+  readonly #closing: AbortController = new AbortController();
+  #change: Promise<void> | undefined;
+  #announceChange: () => void = () => {};
 
   constructor(config: ResolvedSftpConfig, clock: Clock, logger: Logger) {
     this.#config = config;
@@ -33,11 +35,19 @@ export class ConnectionPool {
     return this.#connections.size;
   }
 
+  /** Requests that were sent and are not answered. */
+  get requests(): number {
+    let requests = 0;
+    for (const { session } of this.#connections) requests += session.requests;
+    return requests;
+  }
+
   /** A session for a few short requests; waits where none stands yet.
    * @throws KvferryError, or the signal's reason. */
   async session(signal?: AbortSignal): Promise<SftpSession> {
     signal?.throwIfAborted();
-    return this.#best() ?? untilAborted(this.#first(), signal);
+    // where one of them hangs, its requests pile up, and the others are taken
+    return this.#least((session) => session.requests) ?? untilAborted(this.#first(), signal);
   }
 
   /** Moves a file over the session with the least to do; more connections are made while those that stand are busy.
@@ -46,28 +56,43 @@ export class ConnectionPool {
     const { filesPerConnectionMax } = this.#config;
     let session = await this.session(signal);
     for (;;) {
-      session = this.#best() ?? (await this.session(signal));
+      session = this.#least(({ files }) => files) ?? (await this.session(signal));
       if (session.files > 0 && this.#mayGrow()) void this.#connect().catch(() => {});
       if (session.files < filesPerConnectionMax || this.#connecting.size === 0) break;
-      await untilAborted(Promise.allSettled([Promise.race(this.#connecting)]), signal);
+      await untilAborted(this.#nextChange(), signal);
     }
     session.files++;
     try {
       return await move(session);
     } finally {
       session.files--;
+      this.#changed();
     }
   }
 
   close(): void {
-    this.#closed = true;
-    for (const each of [...this.#connections]) each.destroy();
+    this.#closing.abort();
   }
 
-  #best(): SftpSession | undefined {
-    let best: SftpSession | undefined;
-    for (const { session } of this.#connections) if (best === undefined || session.files < best.files) best = session;
-    return best;
+  #least(work: (session: SftpSession) => number): SftpSession | undefined {
+    let least: SftpSession | undefined;
+    for (const { session } of this.#connections) {
+      if (least === undefined || work(session) < work(least)) least = session;
+    }
+    return least;
+  }
+
+  /** Ends when a file has been moved, or when it is known what became of a connection. */
+  #nextChange(): Promise<void> {
+    this.#change ??= new Promise((resolve) => {
+      this.#announceChange = resolve;
+    });
+    return this.#change;
+  }
+
+  #changed(): void {
+    this.#change = undefined;
+    this.#announceChange();
   }
 
   #mayGrow(): boolean {
@@ -76,7 +101,9 @@ export class ConnectionPool {
   }
 
   #first(): Promise<SftpSession> {
-    if (this.#closed) return Promise.reject(new KvferryError("CLOSED", "sftp: the backend is being closed"));
+    if (this.#closing.signal.aborted) {
+      return Promise.reject(new KvferryError("CLOSED", "sftp: the backend is being closed"));
+    }
     const [connecting] = this.#connecting;
     if (connecting !== undefined) return connecting;
     if (this.#failure !== undefined && this.#clock.monotonicMs() < this.#retryAtMs)
@@ -85,30 +112,49 @@ export class ConnectionPool {
   }
 
   #connect(): Promise<SftpSession> {
-    const connecting = this.#connectOne().finally(() => this.#connecting.delete(connecting));
+    const connecting = this.#connectOne().finally(() => {
+      this.#connecting.delete(connecting);
+      this.#changed();
+    });
     this.#connecting.add(connecting);
     return connecting;
   }
 
   async #connectOne(): Promise<SftpSession> {
-    const { host, port, reconnectMsMin, reconnectMsMax } = this.#config;
     try {
-      const connection: SftpConnection = await connectSftp(this.#config, this.#packets, (err) => {
-        this.#connections.delete(connection);
-        if (!this.#closed) this.#logger.warn({ err, host, port }, "an SFTP connection was lost");
-      });
-      if (this.#closed) connection.destroy();
-      else this.#connections.add(connection);
+      const connection: SftpConnection = await connectSftp(
+        this.#config,
+        this.#packets,
+        (err) => this.#lost(connection, err),
+        this.#closing.signal,
+      );
+      this.#connections.add(connection);
       this.#failures = 0;
       this.#failure = undefined;
       return connection.session;
     } catch (thrown) {
-      this.#failure = thrown as KvferryError;
-      // half of it at random: servers that lost one host together do not come back together
-      const pause = Math.min(reconnectMsMax, reconnectMsMin * 2 ** this.#failures) * (0.5 + Math.random() / 2);
-      this.#failures = Math.min(this.#failures + 1, 30);
-      this.#retryAtMs = this.#clock.monotonicMs() + pause;
+      this.#failed(thrown as KvferryError);
       throw thrown;
     }
+  }
+
+  #lost(connection: SftpConnection, err: KvferryError): void {
+    const { host, port } = this.#config;
+    this.#connections.delete(connection);
+    if (!this.#closing.signal.aborted) this.#logger.warn({ err, host, port }, "an SFTP connection was lost");
+  }
+
+  #failed(err: KvferryError): void {
+    const { host, port, reconnectMsMin, reconnectMsMax } = this.#config;
+    if (this.#closing.signal.aborted) return;
+    // the first of a row: an operator would not see otherwise that fewer stand than might
+    if (this.#failures === 0) {
+      this.#logger.warn({ err, host, port, standing: this.size }, "an SFTP connection could not be made");
+    }
+    this.#failure = err;
+    // half of it at random: servers that lost one host together do not come back together
+    const pause = Math.min(reconnectMsMax, reconnectMsMin * 2 ** this.#failures) * (0.5 + Math.random() / 2);
+    this.#failures = Math.min(this.#failures + 1, 30);
+    this.#retryAtMs = this.#clock.monotonicMs() + pause;
   }
 }

@@ -1,5 +1,5 @@
 import type { Duplex } from "node:stream";
-import { KvferryError } from "@kvferry/core";
+import { KvferryError, PriorityGate } from "@kvferry/core";
 import { SftpStatusError } from "./errors.js";
 import type { PacketPool } from "./packets.js";
 import { ReplyParser } from "./reply-parser.js";
@@ -46,6 +46,8 @@ const PACKET_HEADER = 9;
 const FILE_MODE = 0o600;
 const FOLDER_MODE = 0o700;
 const READ_ONLY_FLAG = 1;
+/** Requests about single keys (lookups, removals) on their way at once over one session: where a host hangs, calls that were given up pile up no more. */
+const KEY_REQUESTS_MAX = 256;
 
 /** One SFTP session over a channel. Any number of requests may be under way; a method's promise is one request and its reply.
  * Every method rejects with SftpStatusError for what the server refuses, and with a KvferryError when the session has ended. */
@@ -55,6 +57,7 @@ export class SftpSession {
   readonly #parser: ReplyParser;
   readonly #pending: Map<number, Pending> = new Map();
   readonly #batch: () => void;
+  readonly #broken: (error: KvferryError) => void;
   #ready: ((fields: Fields) => void) | undefined;
   #nextId = 0;
   #ended: KvferryError | undefined;
@@ -63,30 +66,32 @@ export class SftpSession {
   requestBytes: number = REQUEST_BYTES_SURE;
   /** Files that are being moved; who chooses a session goes by it. */
   files = 0;
+  /** Requests about single keys go through it. */
+  readonly keyGate: PriorityGate = new PriorityGate(KEY_REQUESTS_MAX);
 
-  /** `batch` is called before bytes are written, so that those of one turn can go in one system call. */
-  constructor(channel: Duplex, packets: PacketPool, batch: () => void) {
+  /** `batch` is called before bytes are written, so that those of one turn can go in one system call; `broken` when the server has sent what is no SFTP:
+   * the session has ended then, and its connection is of no use. */
+  constructor(channel: Duplex, packets: PacketPool, batch: () => void, broken: (error: KvferryError) => void) {
     this.#channel = channel;
     this.#packets = packets;
     this.#batch = batch;
+    this.#broken = broken;
     this.#parser = new ReplyParser({
       dataBegins: (id, bytes) => this.#dataBegins(id, bytes),
       dataEnds: (id) => this.#settle(id, Reply.DATA, new Fields(Buffer.alloc(0))),
       message: (type, body) => this.#message(type, body),
     });
-    channel.on("data", (bytes: Buffer) => {
-      try {
-        this.#parser.push(bytes);
-      } catch (err) {
-        this.end(new KvferryError("PROTOCOL", `sftp: the server has sent what is no SFTP: ${(err as Error).message}`));
-        channel.destroy();
-      }
-    });
+    channel.on("data", (bytes: Buffer) => this.#receive(bytes));
   }
 
   /** Why the session has ended, or undefined while it lives. */
   get ended(): KvferryError | undefined {
     return this.#ended;
+  }
+
+  /** Requests that were sent and are not answered. */
+  get requests(): number {
+    return this.#pending.size;
   }
 
   has(extension: "posix-rename" | "fsync" | "statvfs"): boolean {
@@ -103,7 +108,13 @@ export class SftpSession {
     this.#channel.write(Buffer.from([0, 0, 0, 5, Request.INIT, 0, 0, 0, SFTP_VERSION]));
     const fields = await version;
     this.#pending.delete(-1);
-    if (fields.u32() < SFTP_VERSION) throw new KvferryError("UNSUPPORTED", "sftp: the server is older than SFTP 3");
+    const offered = fields.u32();
+    if (offered !== SFTP_VERSION) {
+      throw new KvferryError(
+        "UNSUPPORTED",
+        `sftp: the server speaks version ${offered} of SFTP, and not ${SFTP_VERSION}`,
+      );
+    }
     const extensions = new Set<string>();
     while (fields.rest > 0) {
       extensions.add(fields.text());
@@ -281,6 +292,20 @@ export class SftpSession {
     });
   }
 
+  #receive(bytes: Buffer): void {
+    if (this.#ended !== undefined) return; // readers were told so, and their slots may have other owners
+    try {
+      this.#parser.push(bytes);
+    } catch (err) {
+      const error = new KvferryError(
+        "PROTOCOL",
+        `sftp: the server has sent what is no SFTP: ${(err as Error).message}`,
+      );
+      this.end(error);
+      this.#broken(error);
+    }
+  }
+
   #dataBegins(id: number, bytes: number): Sink | undefined {
     const pending = this.#pending.get(id);
     if (pending === undefined) throw new RangeError("data that nobody has asked for");
@@ -292,7 +317,8 @@ export class SftpSession {
   #message(type: number, body: Buffer): void {
     const fields = new Fields(body);
     if (type === Reply.VERSION) {
-      this.#ready?.(fields);
+      if (this.#ready === undefined) throw new RangeError("a second greeting");
+      this.#ready(fields);
       this.#ready = undefined;
     } else this.#settle(fields.u32(), type, fields);
   }

@@ -1,13 +1,14 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { appendFile, chmod, copyFile, writeFile } from "node:fs/promises";
-import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { type Clock, type KvferryError, LookupState, systemClock } from "@kvferry/core";
 import { afterEach, beforeAll, beforeEach, expect, it } from "vitest";
 import { makeKey, type Sshd } from "../../../scripts/lib/sshd.mjs";
 import { SftpBackend, type SftpConfig } from "../src/index.js";
 import { KEY_BYTES, keysOf, namespaceOf, recordingLogger, textOf, until } from "./fixtures.js";
+import { listen, Road } from "./road.js";
 import { configOf, describeSshd } from "./server.js";
 import { makeRoot } from "./storage.js";
 
@@ -97,6 +98,19 @@ describeSshd("sftp logins", (server) => {
     });
   });
 
+  it("lines of known_hosts with types that are not known here do no harm", async () => {
+    const { port, hostKeyLine } = server();
+    const knownHostsFile = inFolder("known_hosts_of_tomorrow");
+    const names = `[127.0.0.1]:${port}`;
+    const strange = `${names} sk-ssh-ed25519@openssh.com AAAA\n${names} ssh-of-tomorrow AAAA\n`;
+    await writeFile(knownHostsFile, `${strange}${names} ${hostKeyLine}\n`);
+    expect(await attempt(without("hostKey", { knownHostsFile }))).toBeUndefined();
+    await writeFile(knownHostsFile, strange);
+    expect(await attempt(without("hostKey", { knownHostsFile }))).toMatchObject({
+      ...{ code: "CONFIG_INVALID", context: { field: "knownHostsFile", seen: server().hostKey } },
+    });
+  });
+
   it("a host of which nothing is known needs a decision, and the careless one is logged", async () => {
     expect(() => new SftpBackend(without("hostKey", {}))).toThrowError(/'hostKey' or 'knownHostsFile' is needed/);
     expect(await attempt(without("hostKey", { hostKeyCheck: false }))).toBeUndefined();
@@ -111,6 +125,9 @@ describeSshd("sftp logins", (server) => {
   it("a key file that is none is named", async () => {
     const none = await attempt(configOf(server(), root, { privateKeyFile: inFolder("none") }));
     expect(none).toMatchObject({ code: "CONFIG_INVALID", context: { field: "privateKeyFile" } });
+    const theOther = await attempt(configOf(server(), root, { privateKeyFile: `${strangeKey}.pub` }));
+    expect(theOther).toMatchObject({ code: "CONFIG_INVALID", context: { field: "privateKeyFile" } });
+    expect(theOther?.message).toContain("public key");
     const broken = inFolder("broken");
     await writeFile(broken, readFileSync(strangeKey, "utf8").slice(0, 200));
     const error = await attempt(configOf(server(), root, { privateKeyFile: broken }));
@@ -225,62 +242,8 @@ describeSshd(
       expect(error.message).toContain("Subsystem sftp");
     });
   },
-  "",
+  { subsystem: "" },
 );
-
-/** A way to a server that can be closed. */
-class Road {
-  attempts = 0;
-  readonly #to: number;
-  readonly #sockets: Set<Socket> = new Set();
-  readonly #server: Server;
-  #blocked = false;
-
-  constructor(to: number) {
-    this.#to = to;
-    this.#server = createServer((socket) => this.#pass(socket));
-  }
-
-  get port(): number {
-    return (this.#server.address() as AddressInfo).port;
-  }
-
-  async open(): Promise<void> {
-    await listen(this.#server);
-  }
-
-  block(): void {
-    this.#blocked = true;
-    for (const socket of this.#sockets) socket.destroy();
-  }
-
-  unblock(): void {
-    this.#blocked = false;
-  }
-
-  close(): void {
-    this.block();
-    this.#server.close();
-  }
-
-  #pass(socket: Socket): void {
-    this.attempts++;
-    socket.on("error", () => {});
-    if (this.#blocked) {
-      socket.destroy();
-      return;
-    }
-    const further = connect(this.#to, "127.0.0.1").on("error", () => {});
-    for (const each of [socket, further]) this.#sockets.add(each);
-    socket.pipe(further).pipe(socket);
-  }
-}
-
-function listen(server: Server): Promise<number> {
-  return new Promise((done) => {
-    server.listen(0, "127.0.0.1", () => done((server.address() as AddressInfo).port));
-  });
-}
 
 function ended(command: string, args: readonly string[], env: Record<string, string> = {}): Promise<void> {
   return new Promise((done, failed) => {
