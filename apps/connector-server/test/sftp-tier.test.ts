@@ -7,8 +7,9 @@ import { type Sshd, sshdBinary, startSshd } from "../../../scripts/lib/sshd.mjs"
 import { checkConfigText } from "../src/index.js";
 import { startStorage } from "../src/storage/storage.js";
 import { resolveTiers, type TierConfig } from "../src/storage/tier-config.js";
-import { serveConfig } from "./child-server.js";
+import { run, serveConfig } from "./child-server.js";
 import { connect, fill, holds, KEY_BYTES, namespace, randomKeys, range, scratch, until } from "./helpers.js";
+import { posixStorage, put, sound } from "./storages.js";
 
 const LIMITS = { operationsMax: 16, batchKeysMax: 4096 };
 const BLOCK_BYTES = 65_536;
@@ -71,6 +72,19 @@ describe.skipIf(missing)(`a tier over SFTP${reason}`, { timeout: 60_000 }, () =>
       const { outcomes } = await client.store(late, [0, 1]);
       return outcomes.every((outcome) => outcome === Outcome.STORED || outcome === Outcome.PRESENT);
     }, 40_000);
+  });
+
+  it("is a place to copy from and to", async () => {
+    const { host, port, user, keyFile, hostKey } = server;
+    const how = new URLSearchParams({ privateKeyFile: keyFile, hostKey });
+    const remote = `sftp:${user}@${host}:${port}${join(folder, "copied")}?${how}`;
+    const [from, back] = [posixStorage(), posixStorage()];
+    const keys = randomKeys(20);
+    await put(from, keys);
+    expect(await run(["copy", from.argument, remote])).toMatchObject({ code: 0 });
+    expect(await run(["copy", from.argument, remote])).toMatchObject({ code: 0 }); // there is nothing to do
+    expect(await run(["copy", remote, back.argument])).toMatchObject({ code: 0 });
+    expect(await sound(back, keys)).toEqual(range(20));
   });
 
   it("is configured by a file, keeps blocks over a restart, and tells whose they are", async () => {

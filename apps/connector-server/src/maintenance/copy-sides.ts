@@ -11,11 +11,11 @@ import type { TierRuntime } from "../storage/tier-runtime.js";
 export type SideName = "FROM" | "TO";
 
 const DRIVE_FILE = "segments.kvs";
-const SHORT_FORMS = "posix:/path, nvme:/path or s3:bucket/prefix, with ?field=value&… for more of a tier's fields";
+const SHORT_FORMS = "posix:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
 
 /**
  * The tier that an argument means: the name of a tier of the configuration, or a short form, `BACKEND:PLACE?field=value&field=value`.
- * PLACE is the folder (or device) of posix and nvme and BUCKET or BUCKET/PREFIX of s3; the fields are those of a tier in the configuration file,
+ * PLACE is the folder (or device) of posix and nvme, BUCKET or BUCKET/PREFIX of s3 and USER@HOST/FOLDER or USER@HOST:PORT/FOLDER of sftp; the fields are those of a tier in the configuration file,
  * checked in the same way, a dot where one lies in another (`sse.type=AES256`).
  *
  * @throws KvferryError CONFIG_INVALID that names side and field.
@@ -42,6 +42,8 @@ export function isSamePlace(a: ResolvedTier, b: ResolvedTier): boolean {
   if (a.backend === "posix" && b.backend === "posix")
     return resolve(a.root) === resolve(b.root) && (a.layout ?? "kvferry") === (b.layout ?? "kvferry");
   if (a.backend === "nvme" && b.backend === "nvme") return resolve(a.path) === resolve(b.path);
+  if (a.backend === "sftp" && b.backend === "sftp")
+    return a.host === b.host && (a.port ?? 22) === (b.port ?? 22) && a.root === b.root;
   if (a.backend !== "s3" || b.backend !== "s3") return false;
   return a.bucket === b.bucket && (a.prefix ?? "") === (b.prefix ?? "") && a.endpoint === b.endpoint;
 }
@@ -97,12 +99,26 @@ function fromShortForm(side: SideName, text: string): ResolvedTier {
   }
 }
 
-function placeOf(backend: string, place: string): Record<string, string> {
+function placeOf(backend: string, place: string): Record<string, string | number> {
   if (place === "") return {}; // the schema says what is missing
   if (backend === "posix") return { root: place };
   if (backend === "nvme") return { path: place };
+  if (backend === "sftp") return remotePlace(place);
   const [bucket = "", ...prefix] = place.split("/");
   return { bucket, ...(prefix.length > 0 ? { prefix: prefix.join("/") } : {}) };
+}
+
+/** USER@HOST/FOLDER or USER@HOST:PORT/FOLDER; a host that is an IPv6 address stands in brackets. What does not fit is left out, and the schema says what is missing. */
+function remotePlace(place: string): Record<string, string | number> {
+  const found = /^(?:([^@/]+)@)?(?:\[([^\]/]+)\]|([^:/[\]]+))(?::(\d{1,5}))?(\/.*)?$/s.exec(place);
+  const [, user, address, name, port, root] = found ?? [];
+  const host = address ?? name;
+  return {
+    ...(user !== undefined && { user }),
+    ...(host !== undefined && { host }),
+    ...(port !== undefined && { port: Number(port) }),
+    ...(root !== undefined && { root }),
+  };
 }
 
 function setField(side: SideName, tier: Record<string, unknown>, path: readonly string[], text: string): void {
