@@ -1,5 +1,3 @@
-import { randomBytes } from "node:crypto";
-import { hostname } from "node:os";
 import {
   type AuthorContext,
   type AuthorOptions,
@@ -14,6 +12,7 @@ import {
   keyAt,
   keyHex,
   LookupState,
+  newWriterName,
   OffloadBackend,
   Outcome,
   PriorityGate,
@@ -62,7 +61,7 @@ export class SftpBackend extends OffloadBackend {
   readonly #gate: PriorityGate;
   readonly #filesMax: number;
   readonly #background: Background = new Background();
-  readonly #writer: string = `${hostPart()}-${process.pid}-0-${randomBytes(6).toString("hex")}`;
+  readonly #writer: string = newWriterName();
   readonly #storing: Map<string, number> = new Map();
   readonly #warnedAtMs: Map<ErrorCode, number> = new Map();
   #pool: ConnectionPool | undefined;
@@ -403,12 +402,4 @@ function firstOfEqual(keys: KeyBatch): Map<number, number> {
     else twins.set(i, of);
   }
   return twins;
-}
-
-function hostPart(): string {
-  return (
-    hostname()
-      .replace(/[^A-Za-z0-9.]/g, ".")
-      .slice(0, 32) || "host"
-  );
 }

@@ -80,22 +80,24 @@ export async function connectSftp(
         }, end);
       });
     });
-    const settings: ConnectConfig = {
-      ...{ sock: socket, username: config.user, ...identity, readyTimeout: config.connectTimeoutMs },
-      ...{ keepaliveInterval: config.keepaliveMs, keepaliveCountMax: KEEPALIVES_MISSED_MAX },
-      ...(expected !== undefined && preferredTypes(expected)),
-      hostVerifier: (key: Buffer): boolean => {
-        const error = expected === undefined ? undefined : judgeHostKey(key, expected, config);
-        if (error !== undefined) end(error);
-        return error === undefined;
-      },
+    const hostVerifier = (key: Buffer): boolean => {
+      const error = expected === undefined ? undefined : judgeHostKey(key, expected, config);
+      if (error !== undefined) end(error);
+      return error === undefined;
     };
     try {
-      client.connect(settings);
+      client.connect({ sock: socket, ...settingsOf(config), ...identity, ...preferredTypes(expected), hostVerifier });
     } catch (thrown) {
       end(thrown); // of settings that it does not take
     }
   });
+}
+
+function settingsOf({ user, connectTimeoutMs, keepaliveMs }: ResolvedSftpConfig): ConnectConfig {
+  return {
+    ...{ username: user, readyTimeout: connectTimeoutMs },
+    ...{ keepaliveInterval: keepaliveMs, keepaliveCountMax: KEEPALIVES_MISSED_MAX },
+  };
 }
 
 /** Puts what is written within one turn into one system call. */
@@ -164,7 +166,8 @@ async function expectedHostKeys(config: ResolvedSftpConfig): Promise<ExpectedHos
 }
 
 /** A host has keys of several types and shows one: that of a type that we know. */
-function preferredTypes({ fingerprints, known }: ExpectedHostKeys): Pick<ConnectConfig, "algorithms"> {
+function preferredTypes(expected: ExpectedHostKeys | undefined): Pick<ConnectConfig, "algorithms"> {
+  const { fingerprints = [], known = [] } = expected ?? {};
   const types = new Set(known.filter(({ revoked }) => !revoked).map(({ type }) => type));
   const algorithms = [...types].flatMap((type) => ALGORITHMS[type] ?? []);
   if (fingerprints.length > 0 || algorithms.length === 0) return {};

@@ -1,4 +1,4 @@
-import { type AuthorContext, formatNamespaceRecord, KvferryError } from "@kvferry/core";
+import { type AuthorContext, formatNamespaceRecord, KvferryError, writerHasEnded } from "@kvferry/core";
 import { each } from "./at-once.js";
 import { isFailure, isMissing, toSftpError } from "./errors.js";
 import { type BlockPaths, LEAVES } from "./paths.js";
@@ -108,7 +108,8 @@ export async function describeNamespace(
   }
 }
 
-/** Removes what writers that are gone have left: folders in which nothing has happened for so long, by the server's own clock. */
+/** Removes what writers that are gone have left: those of processes of this host that have ended, and folders in which nothing has happened for so
+ * long, by the server's own clock. */
 export async function sweepWriters(
   session: SftpSession,
   paths: BlockPaths,
@@ -123,7 +124,7 @@ export async function sweepWriters(
     if (is === false || path === ownFolder) continue;
     const files = await entriesOf(session, path);
     const newestMs = Math.max(changedAtMs ?? nowMs, ...files.map((file) => file.changedAtMs ?? nowMs));
-    if (nowMs - newestMs < leftoverMs) continue;
+    if (writerHasEnded(name) !== true && nowMs - newestMs < leftoverMs) continue;
     await removeWriter(session, path, files);
     swept++;
   }

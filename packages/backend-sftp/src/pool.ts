@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import { type Clock, KvferryError, type Logger, untilAborted } from "@kvferry/core";
 import type { ResolvedSftpConfig } from "./config.js";
 import { connectSftp, type SftpConnection } from "./connection.js";
@@ -27,6 +28,7 @@ export class ConnectionPool {
     this.#config = config;
     this.#clock = clock;
     this.#logger = logger;
+    setMaxListeners(0, this.#closing.signal); // one a connection
     this.#packets = new PacketPool(config.requestBytesMax + PACKET_OVERHEAD, 2 * config.requestsPerFileMax);
   }
 

@@ -9,6 +9,7 @@ import {
   type KvferryError,
   keyHex,
   LookupState,
+  newWriterName,
   type OpenContext,
   Outcome,
   outcomeCode,
@@ -219,8 +220,11 @@ describeSshd("sftp over OpenSSH, its own ways", (server) => {
     const longAgo = Date.now() / 1000 - 7200;
     await utimes(join(old as string, "0"), longAgo, longAgo);
     await utimes(old as string, longAgo, longAgo);
+    const killed = inNamespace("tmp", newWriterName().replace(`-${process.pid}-`, "-999999999-")); // of this host
+    await mkdir(killed);
+    await writeFile(join(killed, "0"), "half a bl");
     await open();
-    await until(() => !existsSync(old as string));
+    await until(() => !existsSync(old as string) && !existsSync(killed));
     expect(existsSync(join(young as string, "0"))).toBe(true);
   });
 
