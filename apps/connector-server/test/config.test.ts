@@ -131,7 +131,10 @@ tiers:
 
   it.each([
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
-    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, parallel-fs, memory, nvme, s3, sftp"],
+    [
+      "tiers:\n  - root: /x\n",
+      "2: 'tiers[0].backend' is missing; it is one of posix, parallel-fs, memory, nvme, s3, sftp",
+    ],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],

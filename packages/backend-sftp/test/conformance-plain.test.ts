@@ -8,7 +8,7 @@ import { sftpFactory } from "./storage.js";
 describeSshd(
   "sftp over a server without extensions, one connection, small requests",
   (server) => {
-    const config = { connectionsMax: 1, requestBytesMax: 4096, requestsPerFileMax: 3 };
+    const config = { connectionsMax: 1, requestBytesMax: 16_384, requestsPerFileMax: 3 };
     const factory = sftpFactory(server, { config });
     conformance({ name: "sftp", test: { describe, it }, caseTimeoutMs: 60_000, factory });
   },

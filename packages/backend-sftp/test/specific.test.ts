@@ -30,7 +30,7 @@ const namespace = namespaceOf("specific");
 
 /** Requests so small, one after the other, that a transfer has a middle to be cut in. */
 const SLOW: Partial<SftpConfig> = { connectionsMax: 1, requestsPerFileMax: 1, requestBytesMax: 4096 };
-const SLOW_BLOCK_BYTES = 32 * MEBIBYTE;
+const SLOW_BLOCK_BYTES = 16 * MEBIBYTE;
 
 describeSshd("sftp over OpenSSH, its own ways", (server) => {
   let root: string;

@@ -11,7 +11,8 @@ import type { TierRuntime } from "../storage/tier-runtime.js";
 export type SideName = "FROM" | "TO";
 
 const DRIVE_FILE = "segments.kvs";
-const SHORT_FORMS = "posix:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
+const SHORT_FORMS =
+  "posix:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
 
 /**
  * The tier that an argument means: the name of a tier of the configuration, or a short form, `BACKEND:PLACE?field=value&field=value`.
