@@ -1,5 +1,5 @@
 // What a user gets from npm: the packages are packed, installed into an empty folder with no compiler in reach, and used.
-import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { lastLines } from "../lib/processes.mjs";
 
@@ -8,7 +8,7 @@ export const name = "packed";
 const PACKAGES = [
   "packages/core",
   "native",
-  ...["host-memory", "nvme", "parallel-fs", "posix", "s3"].map((name) => `packages/backend-${name}`),
+  ...["host-memory", "nvme", "parallel-fs", "posix", "s3", "sftp"].map((name) => `packages/backend-${name}`),
   "packages/protocol",
   "apps/connector-server",
 ];
@@ -47,6 +47,7 @@ export async function run({ root, scratch, run }) {
       `backend-posix's README example on ${label}`,
       () => runExample({ root, folder, node, must, inFolder, label }),
     ]);
+    tests.push([`every package can be imported on ${label}`, () => runImports({ folder, node, must, inFolder })]);
     tests.push([`kvferry --help on ${label}`, () => runHelp({ folder, node, must, inFolder })]);
   }
   return count(tests);
@@ -81,6 +82,14 @@ async function runExample({ root, folder, node, must, inFolder, label }) {
   const output = await must(node, ["example.mjs"], inFolder);
   const outcomes = [...output.matchAll(/outcomes: Uint8Array\(1\) \[ (\d) \]/g)].map(([, outcome]) => outcome);
   if (outcomes.join() !== "1,4") throw new Error(`expected STORED (1), then LOADED (4):\n${output}`);
+}
+
+/** Tests run the sources through vite, which is kinder than Node about what an import may name. */
+async function runImports({ folder, node, must, inFolder }) {
+  const installed = readdirSync(join(folder, "node_modules/@kvferry")).map((name) => `@kvferry/${name}`);
+  const imports = installed.map((name) => `await import("${name}");\n`);
+  writeFileSync(join(folder, "imports.mjs"), imports.join(""));
+  await must(node, ["imports.mjs"], inFolder);
 }
 
 async function runHelp({ folder, node, must, inFolder }) {

@@ -36,6 +36,7 @@ FROM and TO are tiers of the configuration, by name, or places:
   parallel-fs:/path      on Lustre or Storage Scale
   nvme:/path             with ?capacity=800GiB where there is no drive yet
   s3:bucket/prefix       with ?region=eu-central-1, or ?endpoint=https://storage.example:9000
+  sftp:user@host/path    with ?privateKeyFile=id_ed25519&knownHostsFile=known_hosts; user@host:2222/path for another port
 after the ? come fields of a tier in the configuration, with & between them.
 
 Examples:

@@ -5,7 +5,7 @@ import type { ErrorObject } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { type Document, isMap, isNode, isScalar, LineCounter, parseDocument } from "yaml";
 import type { ServerConfig } from "./config.js";
-import type { TierConfig } from "./storage/tier-config.js";
+import type { SftpTierConfig, TierConfig } from "./storage/tier-config.js";
 import { nearest } from "./suggest.js";
 
 const FILE_BYTES_MAX = 2 ** 20;
@@ -82,12 +82,23 @@ function withAbsolutePaths(config: ServerConfig, folder: string): ServerConfig {
   const from = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
   const moved = (tier: TierConfig): TierConfig => {
     if (tier.backend === "posix" || tier.backend === "parallel-fs") return { ...tier, root: from(tier.root) };
-    return tier.backend === "nvme" ? { ...tier, path: from(tier.path) } : tier;
+    if (tier.backend === "nvme") return { ...tier, path: from(tier.path) };
+    return tier.backend === "sftp" ? withLocalFiles(tier, from) : tier;
   };
   return {
     ...config,
     ...(config.socket === undefined ? {} : { socket: from(config.socket) }),
     ...(config.tiers === undefined ? {} : { tiers: config.tiers.map(moved) }),
+  };
+}
+
+/** The root of an SFTP tier is the remote host's; its keys are here. */
+function withLocalFiles(tier: SftpTierConfig, from: (path: string) => string): SftpTierConfig {
+  const { privateKeyFile, knownHostsFile } = tier;
+  return {
+    ...tier,
+    ...(privateKeyFile !== undefined && { privateKeyFile: from(privateKeyFile) }),
+    ...(knownHostsFile !== undefined && { knownHostsFile: from(knownHostsFile) }),
   };
 }
 
@@ -151,7 +162,7 @@ function problemOf(error: ErrorObject, places: Places): ConfigProblem {
   }
 }
 
-const BACKENDS: readonly string[] = ["posix", "parallel-fs", "memory", "nvme", "s3"];
+const BACKENDS: readonly string[] = ["posix", "parallel-fs", "memory", "nvme", "s3", "sftp"];
 
 function backendProblem(path: readonly string[], places: Places): ConfigProblem {
   const field = fieldName([...path, "backend"]);

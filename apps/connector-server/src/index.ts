@@ -12,6 +12,7 @@ export type {
   PosixTierConfig,
   ResolvedTier,
   S3TierConfig,
+  SftpTierConfig,
   Size,
   TierConfig,
   WriteMode,

@@ -62,6 +62,21 @@ tiers:
     socketsMax: 32
     sse: { type: "aws:kms", kmsKeyId: k }
     requestTimeoutMs: 5000
+  - backend: sftp
+    write: none
+    host: store.example
+    port: 2222
+    user: kv
+    root: /srv/kv
+    privateKeyFile: /etc/kvferry/id
+    passphraseEnv: KV_PASSPHRASE
+    agent: true
+    hostKey: SHA256:${"A".repeat(43)}
+    knownHostsFile: /etc/ssh/ssh_known_hosts
+    hostKeyCheck: true
+    connectionsMax: 2
+    requestsPerFileMax: 8
+    fsync: true
   - backend: posix
     write: through
     root: /mnt/kv
@@ -89,6 +104,7 @@ tiers:
         { name: "memory", backend: "memory", capacityBytes: 16 * 2 ** 30, policy: "lru" },
         { name: "drive", backend: "nvme", path: "/mnt/nvme", capacityBytes: 8e11, dailyWriteBytesMax: 2 ** 40 },
         { name: "s3", backend: "s3", bucket: "blocks", write: "back", sse: { type: "aws:kms", kmsKeyId: "k" } },
+        { name: "sftp", backend: "sftp", host: "store.example", root: "/srv/kv", write: "none", agent: true },
         { name: "posix", backend: "posix", root: "/mnt/kv", capacityBytes: 200 * 2 ** 30, quotas: { a: 2 ** 30 } },
       ],
     });
@@ -116,7 +132,10 @@ tiers:
 
   it.each([
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
-    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, parallel-fs, memory, nvme, s3"],
+    [
+      "tiers:\n  - root: /x\n",
+      "2: 'tiers[0].backend' is missing; it is one of posix, parallel-fs, memory, nvme, s3, sftp",
+    ],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],

@@ -6,7 +6,7 @@ import { type KeyBatch, keyAt, keyHex, selectKeys } from "@kvferry/core";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { type S3Server, s3ServerBinary } from "../../../scripts/lib/s3-servers.mjs";
 import { resolveConfig } from "../src/config.js";
-import { resolveSide } from "../src/maintenance/copy-sides.js";
+import { isSamePlace, resolveSide } from "../src/maintenance/copy-sides.js";
 import { run, serveConfig, start } from "./child-server.js";
 import { BLOCK_BYTES, connect, fill, KEY_BYTES, randomKeys, range, scratch, until } from "./helpers.js";
 import {
@@ -380,6 +380,9 @@ describe("wrong use of kvferry copy", { timeout: TIMEOUT_MS }, () => {
       ["posix:/x?root=/y", "'root' is given twice"],
       ["nvme:/nowhere", "'capacity' is missing"],
       ["s3:good?sse.type=none", "'sse.type'"],
+      ["sftp:store.example/kv", "'user' is missing"],
+      ["sftp:kv@store.example", "'root' is missing"],
+      ["sftp:kv@store.example:99999/kv", "'port' must be <= 65535"],
     ] as const) {
       expect(() => resolveSide("TO", text, config), text).toThrow(`TO: ${words}`);
     }
@@ -391,6 +394,14 @@ describe("wrong use of kvferry copy", { timeout: TIMEOUT_MS }, () => {
       ...{ backend: "s3", bucket: "bucket", prefix: "a/b", endpoint: "http://[::1]:9000" },
       ...{ forcePathStyle: true, socketsMax: 8, sse: { type: "AES256" } },
     });
+    const remote = (text: string) => resolveSide("FROM", text, config);
+    expect(remote("sftp:kv@store.example:2222/srv/kv?agent=true&hostKeyCheck=false")).toMatchObject({
+      ...{ backend: "sftp", user: "kv", host: "store.example", port: 2222, root: "/srv/kv", agent: true },
+    });
+    const there = remote("sftp:kv@[::1]/srv/kv?agent=true");
+    expect(there).toMatchObject({ host: "::1", root: "/srv/kv" });
+    expect(isSamePlace(there, remote("sftp:other@[::1]:22/srv/kv?agent=true"))).toBe(true);
+    expect(isSamePlace(there, remote("sftp:kv@[::1]:23/srv/kv?agent=true"))).toBe(false);
   });
 
   it("ends with 2 and makes nothing", async () => {

@@ -135,6 +135,19 @@ class S3Storage:
         return [{"backend": "s3", "prefix": self._prefix, **{name: self._s3[name] for name in ("bucket", "endpoint", "region")}}]
 
 
+class SftpStorage:
+    """Memory for each host, over a folder behind a real sshd."""
+
+    env = {}
+
+    def __init__(self, data, sshd):
+        self._where = {name: sshd[name] for name in ("host", "port", "user", "hostKey")}
+        self._where |= {"privateKeyFile": sshd["keyFile"], "root": str(data / "sftp")}
+
+    def tiers(self, host):
+        return [{"backend": "memory", "capacity": "256MiB"}, {"backend": "sftp", **self._where}]
+
+
 @pytest.fixture(scope="session")
 def s3():
     """A real S3 server."""
@@ -148,7 +161,25 @@ def s3():
     process.wait()
 
 
+@pytest.fixture(scope="session")
+def sshd():
+    """A real SSH server."""
+    script = ROOT / "scripts/lib/serve-sshd.mjs"
+    process = subprocess.Popen(["node", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = process.stdout.readline()
+    if not line:
+        pytest.skip("there is no sshd: node scripts/setup-system.mjs installs one")
+    yield json.loads(line)
+    process.stdin.close()
+    process.wait()
+
+
+LONG = os.environ.get("KVFERRY_LONG") == "1"
 STORAGES = {"posix": PosixStorage, "memory-nvme-posix": TieredStorage, "s3": S3Storage}
+if LONG:
+    STORAGES["memory-sftp"] = SftpStorage
+# What a storage needs besides a folder: the fixture's name.
+SERVICES = {"s3": "s3", "memory-sftp": "sshd"}
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +187,8 @@ def storage(request, tmp_path_factory):
     """What the module's tests keep their blocks in: the fixture's parameter, by name; else a folder."""
     name = getattr(request, "param", "posix")
     data = tmp_path_factory.mktemp("data")
-    return STORAGES[name](data, request.getfixturevalue("s3")) if name == "s3" else STORAGES[name](data)
+    service = SERVICES.get(name)
+    return STORAGES[name](data, *([] if service is None else [request.getfixturevalue(service)]))
 
 
 @pytest.fixture(scope="module")

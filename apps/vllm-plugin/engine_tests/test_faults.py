@@ -6,13 +6,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from conftest import STORAGES, PosixStorage, cached, full_chunks, kvferry, tokens
+from conftest import LONG, STORAGES, PosixStorage, cached, full_chunks, kvferry, tokens
 from held import assert_none_was_held
 
 KNOWN = [[10, 1300], [11, 1000]]
 
-
-LONG = os.environ.get("KVFERRY_LONG") == "1"
 pytestmark = pytest.mark.parametrize("storage", list(STORAGES) if LONG else ["posix"], indirect=True, scope="module")
 
 

@@ -5,6 +5,7 @@ import {
   type AuthorOptions,
   type AuthorScanOptions,
   abortCode,
+  Background,
   type BatchResult,
   type BlockBatch,
   type CapacityPace,
@@ -28,8 +29,8 @@ import {
   toKvferryError,
   type Usage,
   uniformResult,
+  untilAborted,
 } from "@kvferry/core";
-import { Background, untilAborted } from "./background.js";
 import { copyOf, firstOfEqual, keysWith } from "./batch-keys.js";
 import { acquirePrefix } from "./capacity/root.js";
 import { CapacityShare } from "./capacity/share.js";

@@ -1,5 +1,4 @@
-import { type AuthorContext, type ScanEntry, storedBlockBytes } from "@kvferry/core";
-import type { Background } from "./background.js";
+import { type AuthorContext, type Background, type ScanEntry, storedBlockBytes } from "@kvferry/core";
 import type { KnownKeys } from "./known-keys.js";
 import { listObjects } from "./listing.js";
 import type { ObjectNames } from "./names.js";

@@ -1,8 +1,16 @@
-import { type ExpectedBlock, KvferryError, Outcome, storedBlockBytes, type Verdict } from "@kvferry/core";
+import {
+  CORRUPT_VERDICT as CORRUPT,
+  type ExpectedBlock,
+  judgeBlock,
+  KvferryError,
+  Outcome,
+  storedBlockBytes,
+  tailBytes,
+  type Verdict,
+} from "@kvferry/core";
 import { combineChecksums, type RunningChecksum } from "./checksum.js";
 import { type Part, partsOf } from "./parts.js";
 import type { ObjectHead, ObjectSink, RequestOptions, S3Requests } from "./requests.js";
-import { CORRUPT, judgeBlock, tailBytes } from "./verdict.js";
 
 export interface BlockLoad extends ExpectedBlock {
   readonly name: string;

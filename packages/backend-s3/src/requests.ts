@@ -15,11 +15,10 @@ import {
   S3Client,
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
-import { type Priority, silentLogger } from "@kvferry/core";
+import { type Priority, PriorityGate, silentLogger } from "@kvferry/core";
 import { checksumHeader } from "./checksum.js";
 import type { ResolvedS3Config } from "./config.js";
 import { httpStatus, s3Code, toS3Error } from "./errors.js";
-import { SocketGate } from "./gate.js";
 import { PiecesBody, Transport } from "./transport.js";
 
 /** How urgent a request is, and when to let it be. */
@@ -87,7 +86,7 @@ const NOT_NEEDED = ["loggerMiddleware", "recursionDetectionMiddleware", "regionR
  * that an object is not there is a value. The SDK's own retries are off: layers above decide about retries.
  */
 export class S3Requests {
-  readonly gate: SocketGate;
+  readonly gate: PriorityGate;
   readonly #client: S3Client;
   readonly #transport: Transport;
   readonly #bucket: string;
@@ -95,7 +94,7 @@ export class S3Requests {
 
   constructor(config: ResolvedS3Config) {
     const { bucket, region, endpoint, forcePathStyle, socketsMax, requestTimeoutMs, sse } = config;
-    this.gate = new SocketGate(socketsMax);
+    this.gate = new PriorityGate(socketsMax);
     this.#bucket = bucket;
     this.#transport = new Transport({ socketsMax, idleMsMax: requestTimeoutMs });
     this.#encryption = sse === undefined ? {} : { ServerSideEncryption: sse.type };

@@ -1,8 +1,15 @@
-import { encodeFooter, FOOTER_BYTES, type FooterFields, KvferryError, Outcome, storedBlockBytes } from "@kvferry/core";
+import {
+  encodeFooter,
+  FOOTER_BYTES,
+  type FooterFields,
+  KvferryError,
+  Outcome,
+  storedBlockBytes,
+  tailBytes,
+} from "@kvferry/core";
 import { combineChecksums, type RunningChecksum } from "./checksum.js";
 import { partsOf, piecesBetween } from "./parts.js";
 import type { CreateOutcome, RequestOptions, S3Requests, Upload, UploadedPart } from "./requests.js";
-import { tailBytes } from "./verdict.js";
 
 const ABORTS_MAX = 4;
 const ABORT_PAUSE_MS = 100;

@@ -4,7 +4,6 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { checksumHeader, combineChecksums, portableRunning } from "../src/checksum.js";
 import { toS3Error } from "../src/errors.js";
-import { SocketGate } from "../src/gate.js";
 import { S3Backend, type S3Config } from "../src/index.js";
 import { KnownKeys } from "../src/known-keys.js";
 import { LookupPlan } from "../src/lookup.js";
@@ -156,32 +155,6 @@ describe("s3 index", () => {
     known.beginListing();
     known.endListing(false); // a listing that broke off changes nothing
     expect(known.size).toBe(3);
-  });
-});
-
-describe("s3 socket gate", () => {
-  it("keeps to its bounds, lets loads go first, and keeps a socket from stores", async () => {
-    const gate = new SocketGate(4);
-    const order: string[] = [];
-    const ends: (() => void)[] = [];
-    const request = (name: string) => () =>
-      new Promise<void>((done) => {
-        order.push(name);
-        ends.push(done);
-      });
-    const all = ["s0", "s1", "s2", "s3", "s4"].map((name) => gate.run("store", undefined, request(name)));
-    expect(order).toEqual(["s0", "s1", "s2"]);
-    all.push(...["l0", "l1"].map((name) => gate.run("load", undefined, request(name))));
-    expect([...order, gate.running, gate.waiting]).toEqual(["s0", "s1", "s2", "l0", 4, 3]);
-    ends.shift()?.();
-    await expect.poll(() => order.at(-1)).toBe("l1");
-    while (ends.length > 0 || gate.waiting > 0) {
-      ends.shift()?.();
-      await new Promise((done) => setImmediate(done));
-      expect(gate.running).toBeLessThanOrEqual(4);
-    }
-    await Promise.all(all);
-    expect([gate.running, gate.waiting, order.length]).toEqual([0, 0, 7]);
   });
 });
 

@@ -1,14 +1,13 @@
 import { type Checksum, crc32c } from "./crc32c.js";
-import { type ErrorCode, KvferryError } from "./errors.js";
+import { KvferryError } from "./errors.js";
 import { KEY_BYTES_MAX, KEY_BYTES_MIN } from "./keys.js";
-import { Outcome } from "./outcomes.js";
 
 /** Bytes of the footer, and the unit to which payloads are padded. docs/block-format.md is the authority for all of this. */
 export const FOOTER_BYTES = 4096;
 export const BLOCK_FORMAT_VERSION = 1;
 
-const CODEC_PLAIN = 0;
-const CHECKSUM_CRC32C = 1;
+export const CODEC_PLAIN = 0;
+export const CHECKSUM_CRC32C = 1;
 const DIGEST_BYTES = 32;
 const WRITER_BYTES = 64;
 /** "KVFERRY", 1 */
@@ -49,22 +48,14 @@ export interface Footer extends FooterFields {
   readonly checksumKind: number;
 }
 
-/** What must be true of a block for it to be the one that was asked for. */
-export interface ExpectedBlock {
-  readonly blockBytes: number;
-  readonly key: Uint8Array;
-  readonly namespaceDigest: Uint8Array;
-}
-
-/** What a reader decides, with the reason code of anything but LOADED. */
-export interface Verdict {
-  readonly outcome: typeof Outcome.LOADED | typeof Outcome.MISS | typeof Outcome.CORRUPT;
-  readonly code?: ErrorCode;
-}
-
 /** A payload's bytes with the zeros after it: where its footer begins. */
 export function paddedBytes(blockBytes: number): number {
   return Math.ceil(blockBytes / FOOTER_BYTES) * FOOTER_BYTES;
+}
+
+/** Bytes of a stored block after its payload: padding and footer. */
+export function tailBytes(blockBytes: number): number {
+  return storedBlockBytes(blockBytes) - blockBytes;
 }
 
 /** Bytes of a block on storage: payload, padding, footer. */
@@ -120,28 +111,6 @@ export function decodeFooter(source: Uint8Array, checksum: Checksum = crc32c): F
   };
 }
 
-/** Judges the stored bytes of a block: payload, padding and footer, top-down as in "What a reader decides". The padding is
- * looked at last, and as strictly as the rest: bytes that nobody has written are a sign of a storage that lies. */
-export function verifyBlock(stored: Uint8Array, expected: ExpectedBlock, checksum: Checksum = crc32c): Verdict {
-  const { blockBytes } = expected;
-  const footerAt = paddedBytes(blockBytes);
-  const footer =
-    stored.length < storedBlockBytes(blockBytes) ? undefined : decodeFooter(stored.subarray(footerAt), checksum);
-  if (footer === undefined) return corrupt;
-  const { formatVersion, codec, checksumKind } = footer;
-  if (formatVersion !== BLOCK_FORMAT_VERSION || codec !== CODEC_PLAIN || checksumKind !== CHECKSUM_CRC32C) {
-    return { outcome: Outcome.MISS, code: "UNSUPPORTED" };
-  }
-  if (!equalBytes(footer.namespaceDigest, expected.namespaceDigest)) {
-    return { outcome: Outcome.MISS, code: "NAMESPACE_MISMATCH" };
-  }
-  if (!equalBytes(footer.key, expected.key) || footer.payloadBytes !== blockBytes) return corrupt;
-  if (footer.payloadChecksum !== checksum(stored.subarray(0, blockBytes))) return corrupt;
-  return stored.subarray(blockBytes, footerAt).every((byte) => byte === 0) ? { outcome: Outcome.LOADED } : corrupt;
-}
-
-const corrupt: Verdict = Object.freeze({ outcome: Outcome.CORRUPT, code: "CORRUPT" });
-
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
@@ -153,10 +122,6 @@ function setUint64(view: DataView, at: number, value: number): void {
 
 function getUint64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
-}
-
-function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 function misuse(reason: string): KvferryError {

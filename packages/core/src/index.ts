@@ -8,20 +8,27 @@ export {
   type RemovalReason,
   type Usage,
 } from "./backend.js";
+export { Background, untilAborted } from "./background.js";
 export { mergeResult, selectBatch } from "./batches.js";
 export {
   BLOCK_FORMAT_VERSION,
   decodeFooter,
-  type ExpectedBlock,
   encodeFooter,
   FOOTER_BYTES,
   type Footer,
   type FooterFields,
   paddedBytes,
   storedBlockBytes,
+  tailBytes,
+} from "./block-format.js";
+export {
+  CORRUPT_VERDICT,
+  type ExpectedBlock,
+  judgeBlock,
+  MISS_VERDICT,
   type Verdict,
   verifyBlock,
-} from "./block-format.js";
+} from "./block-verdict.js";
 export { type AuthorOptions, abortCode, type CallOptions, type Priority } from "./call.js";
 export { type Checksum, crc32c } from "./crc32c.js";
 export {
@@ -115,6 +122,7 @@ export {
 } from "./prefix-index/persistence/persistent-index.js";
 export type { RecoveryReport } from "./prefix-index/persistence/recovery.js";
 export { type BlockFacts, PrefixIndex, type PrefixIndexOptions } from "./prefix-index/prefix-index.js";
+export { PriorityGate } from "./priority-gate.js";
 export { type FileSystemKind, type FileSystemName, fileSystemOf, mayHang } from "./probe/file-systems.js";
 export { type Finding, type Severity, worstSeverity } from "./probe/findings.js";
 export type { BlockSpeed, FileFeatures, FolderFacts, Visibility } from "./probe/folder-facts.js";

@@ -12,12 +12,12 @@ export type SideName = "FROM" | "TO";
 
 const DRIVE_FILE = "segments.kvs";
 const SHORT_FORMS =
-  "posix:/path, parallel-fs:/path, nvme:/path or s3:bucket/prefix, with ?field=value&… for more of a tier's fields";
+  "posix:/path, parallel-fs:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
 
 /**
  * The tier that an argument means: the name of a tier of the configuration, or a short form, `BACKEND:PLACE?field=value&field=value`.
- * PLACE is the folder of posix and parallel-fs, the folder or device of nvme, and BUCKET or BUCKET/PREFIX of s3; the fields are those of a tier in the configuration file,
- * checked in the same way, a dot where one lies in another (`sse.type=AES256`).
+ * PLACE is the folder of posix and parallel-fs, the folder or device of nvme, BUCKET or BUCKET/PREFIX of s3 and USER@HOST/FOLDER or USER@HOST:PORT/FOLDER of sftp;
+ * the fields are those of a tier in the configuration file, checked in the same way, a dot where one lies in another (`sse.type=AES256`).
  *
  * @throws KvferryError CONFIG_INVALID that names side and field.
  */
@@ -43,6 +43,8 @@ export function isSamePlace(a: ResolvedTier, b: ResolvedTier): boolean {
   if ("root" in a && "root" in b)
     return resolve(a.root) === resolve(b.root) && (a.layout ?? "kvferry") === (b.layout ?? "kvferry");
   if (a.backend === "nvme" && b.backend === "nvme") return resolve(a.path) === resolve(b.path);
+  if (a.backend === "sftp" && b.backend === "sftp")
+    return a.host === b.host && (a.port ?? 22) === (b.port ?? 22) && a.root === b.root;
   if (a.backend !== "s3" || b.backend !== "s3") return false;
   return a.bucket === b.bucket && (a.prefix ?? "") === (b.prefix ?? "") && a.endpoint === b.endpoint;
 }
@@ -98,12 +100,26 @@ function fromShortForm(side: SideName, text: string): ResolvedTier {
   }
 }
 
-function placeOf(backend: string, place: string): Record<string, string> {
+function placeOf(backend: string, place: string): Record<string, string | number> {
   if (place === "") return {}; // the schema says what is missing
   if (backend === "nvme") return { path: place };
+  if (backend === "sftp") return remotePlace(place);
   if (backend !== "s3") return { root: place };
   const [bucket = "", ...prefix] = place.split("/");
   return { bucket, ...(prefix.length > 0 ? { prefix: prefix.join("/") } : {}) };
+}
+
+/** USER@HOST/FOLDER or USER@HOST:PORT/FOLDER; a host that is an IPv6 address stands in brackets. What does not fit is left out, and the schema says what is missing. */
+function remotePlace(place: string): Record<string, string | number> {
+  const found = /^(?:([^@/]+)@)?(?:\[([^\]/]+)\]|([^:/[\]]+))(?::(\d{1,5}))?(\/.*)?$/s.exec(place);
+  const [, user, address, name, port, root] = found ?? [];
+  const host = address ?? name;
+  return {
+    ...(user !== undefined && { user }),
+    ...(host !== undefined && { host }),
+    ...(port !== undefined && { port: Number(port) }),
+    ...(root !== undefined && { root }),
+  };
 }
 
 function setField(side: SideName, tier: Record<string, unknown>, path: readonly string[], text: string): void {

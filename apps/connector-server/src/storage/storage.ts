@@ -16,6 +16,7 @@ import { startNvmeTier } from "./nvme-tier.js";
 import { startParallelFsTier } from "./parallel-fs-tier.js";
 import { startPosixTier } from "./posix-tier.js";
 import { startS3Tier } from "./s3-tier.js";
+import { startSftpTier } from "./sftp-tier.js";
 import type { ResolvedTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
@@ -119,6 +120,8 @@ function startTier(
       return startNvmeTier(config, logger);
     case "s3":
       return startS3Tier(config);
+    case "sftp":
+      return startSftpTier(config);
   }
 }
 

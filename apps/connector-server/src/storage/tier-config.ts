@@ -82,7 +82,31 @@ export interface S3TierConfig extends CommonTierConfig {
   readonly requestTimeoutMs?: number;
 }
 
-export type TierConfig = PosixTierConfig | ParallelFsTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
+export interface SftpTierConfig extends CommonTierConfig {
+  readonly backend: "sftp";
+  readonly host: string;
+  readonly port?: number;
+  readonly user: string;
+  /** On the remote host. */
+  readonly root: string;
+  readonly privateKeyFile?: string;
+  readonly passphraseEnv?: string;
+  readonly agent?: string | true;
+  readonly hostKey?: string | readonly string[];
+  readonly knownHostsFile?: string;
+  readonly hostKeyCheck?: boolean;
+  readonly connectionsMax?: number;
+  readonly requestsPerFileMax?: number;
+  readonly fsync?: boolean;
+}
+
+export type TierConfig =
+  | PosixTierConfig
+  | ParallelFsTierConfig
+  | MemoryTierConfig
+  | NvmeTierConfig
+  | S3TierConfig
+  | SftpTierConfig;
 
 interface Resolved {
   readonly name: string;
@@ -115,13 +139,15 @@ export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | 
     readonly dailyWriteBytesMax?: number;
   };
 export type ResolvedS3Tier = Without<S3TierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
+export type ResolvedSftpTier = Without<SftpTierConfig, never> & Resolved;
 
 export type ResolvedTier =
   | ResolvedPosixTier
   | ResolvedParallelFsTier
   | ResolvedMemoryTier
   | ResolvedNvmeTier
-  | ResolvedS3Tier;
+  | ResolvedS3Tier
+  | ResolvedSftpTier;
 
 const MEMORY_CAPACITY_BYTES = 2 ** 30;
 const DEADLINE_MS = 30_000;
@@ -187,6 +213,8 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
       const { capacity, quotas, policy, ...rest } = tier;
       return { ...rest, ...common, ...boundsOf(field, tier) };
     }
+    case "sftp":
+      return { ...tier, ...common };
   }
 }
 

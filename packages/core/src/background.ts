@@ -1,13 +1,12 @@
-/** Work that no call waits for. It touches no slot, and is waited for at the end. */
+/** Work that goes on when its caller has turned away. It touches no slot then, and is waited for at the end. */
 export class Background {
-  readonly #running: Set<Promise<void>> = new Set();
+  readonly #running: Set<Promise<unknown>> = new Set();
 
-  /** What the task throws is not heard: whoever wants to tell of it tells within. */
-  start(task: () => Promise<void>): Promise<void> {
-    const running: Promise<void> = task()
-      .catch(() => {})
-      .finally(() => this.#running.delete(running));
-    this.#running.add(running);
+  /** The task's own promise; that it is also waited for here makes its failure nobody's unhandled one. */
+  start<T>(task: () => Promise<T>): Promise<T> {
+    const running = task();
+    const tracked: Promise<unknown> = running.catch(() => {}).finally(() => this.#running.delete(tracked));
+    this.#running.add(tracked);
     return running;
   }
 

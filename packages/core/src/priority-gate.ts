@@ -1,24 +1,23 @@
-import type { Priority } from "@kvferry/core";
+import type { Priority } from "./call.js";
 
-/** Of this many sockets one is kept from stores, so that slow stores hold up no load. */
-const SOCKETS_PER_RESERVED = 8;
+/** Of this many places one is kept from stores, so that slow stores hold up no load. */
+const PLACES_PER_RESERVED = 8;
 
 interface Waiter {
-  readonly priority: Priority;
   readonly enter: () => void;
 }
 
-/** Lets a bounded number of requests on their way, loads before stores. */
-export class SocketGate {
-  readonly #socketsMax: number;
+/** Lets a bounded number of tasks run at once, loads before stores. */
+export class PriorityGate {
+  readonly #placesMax: number;
   readonly #storesMax: number;
   readonly #waiting: Record<Priority, Set<Waiter>> = { load: new Set(), store: new Set() };
   #running = 0;
   #stores = 0;
 
-  constructor(socketsMax: number) {
-    this.#socketsMax = socketsMax;
-    this.#storesMax = socketsMax === 1 ? 1 : socketsMax - Math.ceil(socketsMax / SOCKETS_PER_RESERVED);
+  constructor(placesMax: number) {
+    this.#placesMax = placesMax;
+    this.#storesMax = placesMax === 1 ? 1 : placesMax - Math.ceil(placesMax / PLACES_PER_RESERVED);
   }
 
   get running(): number {
@@ -29,21 +28,21 @@ export class SocketGate {
     return this.#waiting.load.size + this.#waiting.store.size;
   }
 
-  /** Runs `request` when it is its turn.
-   * @throws the signal's reason, at once, when it is aborted before. */
-  async run<T>(priority: Priority, signal: AbortSignal | undefined, request: () => Promise<T>): Promise<T> {
+  /** Runs `task` when it is its turn. Its place is free again when it has ended, however that was.
+   * @throws the signal's reason, at once, when it is aborted before; what `task` throws. */
+  async run<T>(priority: Priority, signal: AbortSignal | undefined, task: () => Promise<T>): Promise<T> {
     signal?.throwIfAborted();
     if (this.#mayEnter(priority) && this.#waiting[priority].size === 0) this.#enter(priority);
     else await this.#wait(priority, signal);
     try {
-      return await request();
+      return await task();
     } finally {
       this.#leave(priority);
     }
   }
 
   #mayEnter(priority: Priority): boolean {
-    return this.#running < this.#socketsMax && (priority === "load" || this.#stores < this.#storesMax);
+    return this.#running < this.#placesMax && (priority === "load" || this.#stores < this.#storesMax);
   }
 
   #enter(priority: Priority): void {
@@ -71,7 +70,6 @@ export class SocketGate {
         reject(signal?.reason);
       };
       const waiter: Waiter = {
-        priority,
         enter: () => {
           signal?.removeEventListener("abort", onAbort);
           resolve();
