@@ -13,6 +13,7 @@ import type {
   FileStoreCounters,
   FileStoreOptions,
   FolderListing,
+  FolderStamps,
 } from "./types.js";
 
 /** The threads wait for storage, not for a core: fewer leave a drive idle between small blocks. */
@@ -63,6 +64,16 @@ class NativeFileStore implements FileStore {
 
   async listFolder(folder: string): Promise<FolderListing> {
     return this.#store.listFolder(folder);
+  }
+
+  async stampFolders(folders: readonly string[], touch: boolean, signal?: AbortSignal): Promise<FolderStamps> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.stampFolders(folders, touch, ticket));
+  }
+
+  async keysIn(folder: string, signal?: AbortSignal): Promise<Uint8Array> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.keysIn(folder, ticket));
   }
 
   counters(): FileStoreCounters {
