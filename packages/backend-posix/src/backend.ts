@@ -30,6 +30,7 @@ import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./ca
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
 import { Evicted } from "./evicted.js";
+import type { BlockFinder, FileSystemHabits } from "./finder.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
 import { posixManifest } from "./manifest.js";
@@ -41,12 +42,14 @@ import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
+  readonly #habits: FileSystemHabits | undefined;
   readonly #writer: string = newWriterName();
   readonly #stopping: AbortController = new AbortController();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
   #store: FileStore | undefined;
   #presence: Presence | undefined;
+  #finder: BlockFinder | undefined;
   #sole: SoleWriter | undefined;
   /** With a capacity. */
   #root: SharedRoot | undefined;
@@ -56,10 +59,12 @@ export class PosixBackend extends OffloadBackend {
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
-  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig) {
-    super(posixManifest);
+  /** `habits`: given by the backends that are this one on a file system of its own kind.
+   * @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(config: PosixConfig, habits?: FileSystemHabits) {
+    super(habits?.manifest ?? posixManifest);
     this.#config = resolveConfig(config);
+    this.#habits = habits;
   }
 
   /** What the probe of the folder found; undefined before open. */
@@ -75,6 +80,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _open(context: AuthorContext): Promise<void> {
     const folders = foldersOf(this.#config, context.namespace);
     this.#folders = folders;
+    await this.#habits?.checkRoot(this.#config.root);
     await makeFolder(folders.blocks, this.#config.folderMode);
     await makeFolder(folders.namespace, this.#config.folderMode);
     this.#engine =
@@ -85,6 +91,10 @@ export class PosixBackend extends OffloadBackend {
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
+    this.#finder = this.#habits?.createFinder({
+      ...{ config: this.#config, namespace: context.namespace, keyBytes: context.keyBytes },
+      ...{ files: this.#files, presence: this.#presence },
+    });
     this.#folder = folderName(this.#config, context.namespace);
     await this.#joinRoot(context);
     await this.#watchWriters(folders, context);
@@ -97,7 +107,7 @@ export class PosixBackend extends OffloadBackend {
     if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
-    const found = await this.#files.exists(asked.bytes, signal);
+    const found = await (this.#finder?.find(asked, signal) ?? this.#files.exists(asked.bytes, signal));
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
@@ -108,7 +118,9 @@ export class PosixBackend extends OffloadBackend {
 
   protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
     const states = new Uint8Array(keys.count);
-    if (this.#index.lookup(keys, states).length > 0 && !this.#knowsAll) return undefined;
+    const unknown = this.#index.lookup(keys, states);
+    const known = unknown.length === 0 || this.#knowsAll || this.#finder?.knowsMissing(keys, unknown) === true;
+    if (!known) return undefined;
     return this.#tellOrder(keys, states);
   }
 
@@ -178,6 +190,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _close(): Promise<void> {
     this.#stopping.abort();
     this.#sole?.stop();
+    this.#finder?.close();
     await this.#indexing;
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
     if (this.#root !== undefined) await releaseRoot(this.#root);
@@ -218,6 +231,7 @@ export class PosixBackend extends OffloadBackend {
       announce: (keys) => this.announceRemoved(keys, "evicted"),
       reindex: () => {
         this.#index.clear();
+        this.#finder?.forget();
         this.#startIndexing();
       },
     });
@@ -293,6 +307,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   #startIndexing(): void {
+    if (this.#finder !== undefined) return; // it lists what is asked for
     this.#complete = false;
     const previous = this.#indexing;
     this.#indexing = (async () => {
