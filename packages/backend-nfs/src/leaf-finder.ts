@@ -45,7 +45,8 @@ export class LeafFinder implements BlockFinder {
   readonly #options: LeafFinderOptions;
   readonly #leaves: Map<string, Leaf> = new Map();
   readonly #stopping: AbortController = new AbortController();
-  #newestMs = Number.NEGATIVE_INFINITY;
+  /** The newest change time that the server has shown. */
+  #newestNs = 0n;
   #fineClock = false;
   #missingKeys = 0;
 
@@ -107,7 +108,7 @@ export class LeafFinder implements BlockFinder {
   }
 
   #isSettled(leaf: Leaf): boolean {
-    return leaf.isSettled(this.#newestMs, this.#granularityMs);
+    return leaf.isSettled(this.#newestNs, this.#granularityMs);
   }
 
   /** Positions of the keys by the folder that their blocks are in. */
@@ -172,8 +173,8 @@ export class LeafFinder implements BlockFinder {
         continue;
       }
       const stamp = stampAt(stamps, i);
-      this.#newestMs = Math.max(this.#newestMs, stamp.changedAtMs);
-      this.#fineClock ||= stamp.fine;
+      if (stamp.changedNs > this.#newestNs) this.#newestNs = stamp.changedNs;
+      this.#fineClock ||= stamp.changedNs % 1_000_000_000n !== 0n;
       this.#missingKeys -= leaf.note(stamp, sentAtMs, answeredAtMs);
     }
     if (failed !== undefined) throw failed;

@@ -6,27 +6,18 @@ export const STAMP_NUMBERS = 6;
 /** A folder's stamp as the server told it. Two that are equal mean: no name came or went between them, but within one tick of the server's clock. */
 export interface Stamp {
   readonly text: string;
-  /** The later of its two times, by the server's clock, ms. */
-  readonly changedAtMs: number;
-  /** Whether any of its times has a fraction of a second: some file systems keep whole seconds only. */
-  readonly fine: boolean;
+  /** Change time by the server's clock, ns. The kernel goes by it alone: as long as it stays, it believes what it cached of the folder's names. */
+  readonly changedNs: bigint;
   readonly bytes: number;
 }
 
 /** Folder `i` of what `stampFolders` answered. */
 export function stampAt(stamps: BigInt64Array, i: number): Stamp {
   const numbers = stamps.subarray(i * STAMP_NUMBERS + 1, (i + 1) * STAMP_NUMBERS); // without the errno
-  const changed = numbers[0] as bigint;
-  const modified = numbers[1] as bigint;
-  return {
-    text: numbers.join(),
-    changedAtMs: Math.max(Number(changed), Number(modified)) / 1e6,
-    fine: changed % 1_000_000_000n !== 0n || modified % 1_000_000_000n !== 0n,
-    bytes: Number(numbers[2]),
-  };
+  return { text: numbers.join(), changedNs: numbers[0] as bigint, bytes: Number(numbers[2]) };
 }
 
-/** What is known of one folder that holds blocks. Times without `changedAtMs` are of this host's monotonic clock. */
+/** What is known of one folder that holds blocks. Times in ms are of this host's monotonic clock. */
 export class Leaf {
   readonly folder: string;
   stamp: Stamp | undefined;
@@ -34,11 +25,11 @@ export class Leaf {
   version = 0;
   /** When the newest question for the stamp was sent: all that is noted was right then. */
   checkedAtMs: number = Number.NEGATIVE_INFINITY;
-  /** When the answer that first had this stamp was here. */
+  /** When the answer that first had this change time was here. */
   #seenAtMs: number = Number.NEGATIVE_INFINITY;
   /** Every block of the folder is in the presence index. */
   complete = false;
-  /** Names were asked for when the stamp was young: the kernel may hold that they are missing, and believe it as long as the stamp stays. */
+  /** Names were asked for when the change time was young: the kernel may hold that they are missing, and believe it as long as that time stays. */
   askedYoung = false;
   /** A question in the background is under way. */
   refreshing = false;
@@ -55,10 +46,12 @@ export class Leaf {
     if (sentAtMs < this.checkedAtMs) return 0;
     this.checkedAtMs = sentAtMs;
     if (this.stamp?.text === stamp.text) return 0;
+    if (this.stamp?.changedNs !== stamp.changedNs) {
+      this.#seenAtMs = answeredAtMs;
+      this.askedYoung = false;
+    }
     this.stamp = stamp;
-    this.#seenAtMs = answeredAtMs;
     this.version++;
-    this.askedYoung = false;
     return this.forget();
   }
 
@@ -71,11 +64,11 @@ export class Leaf {
   }
 
   /** Whether a name that comes from now on shows in the stamp: the tick of the server's clock in which it was made is over.
-   * @param newestMs the newest time that the server has shown, by its own clock. */
-  isSettled(newestMs: number, granularityMs: number): boolean {
-    const { stamp } = this;
-    if (stamp === undefined) return false;
-    return newestMs - stamp.changedAtMs > granularityMs || this.checkedAtMs - this.#seenAtMs > granularityMs;
+   * @param newestNs the newest change time that the server has shown, by its own clock. */
+  isSettled(newestNs: bigint, granularityMs: number): boolean {
+    if (this.stamp === undefined) return false;
+    const olderMs = Number(newestNs - this.stamp.changedNs) / 1e6;
+    return olderMs > granularityMs || this.checkedAtMs - this.#seenAtMs > granularityMs;
   }
 
   knowsMissing(key: Uint8Array): boolean {
