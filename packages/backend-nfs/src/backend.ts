@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { type FileSystemHabits, PosixBackend } from "@kvferry/backend-posix";
 import { type NfsConfig, type ResolvedNfsConfig, resolveConfig } from "./config.js";
 import { LeafFinder } from "./leaf-finder.js";
@@ -15,7 +14,7 @@ export class NfsBackend extends PosixBackend {
 }
 
 /** What the POSIX backend does in another way on NFS. */
-export function nfsHabits({ negativeTtlMs, stampGranularityMs }: ResolvedNfsConfig): FileSystemHabits {
+export function nfsHabits({ negativeTtlMs, touchDelayMs }: ResolvedNfsConfig): FileSystemHabits {
   return {
     manifest: nfsManifest,
     async checkRoot(root) {
@@ -23,9 +22,8 @@ export function nfsHabits({ negativeTtlMs, stampGranularityMs }: ResolvedNfsConf
     },
     createFinder: ({ config, files, presence }) =>
       new LeafFinder({
-        ...{ layout: config.layout, files, presence, negativeTtlMs, granularityMs: stampGranularityMs },
+        ...{ layout: config.layout, files, presence, negativeTtlMs, touchDelayMs },
         nowMs: () => performance.now(),
-        sleep: (ms, signal) => sleep(ms, undefined, signal === undefined ? {} : { signal }),
       }),
   };
 }

@@ -3,28 +3,33 @@ import { KvferryError } from "@kvferry/core";
 
 /** Settings of the POSIX backend, and those of NFS. */
 export interface NfsConfig extends PosixConfig {
-  /** A block that another node has stored is found by every lookup that begins so many ms after. Default 1000. A folder of blocks costs one
-   * round trip in that time, while it is asked for. */
+  /** A block that another node has stored is found by every lookup that begins so many ms after. Default 1000. While a folder of blocks is asked
+   * for, it costs one round trip in half that time. The same on every node. */
   readonly negativeTtlMs?: number;
-  /** Ms: more than a tick of the clock by which the server's file system stamps its folders. Default 20, for Linux servers; 1000 where
-   * only whole seconds are seen. */
-  readonly stampGranularityMs?: number;
 }
 
 export interface ResolvedNfsConfig {
   readonly posix: PosixConfig;
   readonly negativeTtlMs: number;
-  readonly stampGranularityMs: number;
+  /** A node stamps folders in which it stored so many ms later: more than a tick of a server's clock, which has 1 to 10 ms, and far less than
+   * `negativeTtlMs`. */
+  readonly touchDelayMs: number;
 }
+
+const TOUCH_DELAY_MS = 100;
+const NEGATIVE_TTL_MS_MIN = 100;
 
 /** Fills in defaults.
  * @throws KvferryError CONFIG_INVALID with `context.field`. */
 export function resolveConfig(config: NfsConfig): ResolvedNfsConfig {
-  const { negativeTtlMs = 1000, stampGranularityMs = 20, ...posix } = config;
-  checkMs("negativeTtlMs", negativeTtlMs, 10);
-  checkMs("stampGranularityMs", stampGranularityMs, 1);
-  // NFS has no O_TMPFILE: there is nothing to probe
-  return { posix: { ...posix, publish: posix.publish ?? "rename" }, negativeTtlMs, stampGranularityMs };
+  const { negativeTtlMs = 1000, ...posix } = config;
+  checkMs("negativeTtlMs", negativeTtlMs, NEGATIVE_TTL_MS_MIN);
+  return {
+    // NFS has no O_TMPFILE: there is nothing to probe
+    posix: { ...posix, publish: posix.publish ?? "rename" },
+    negativeTtlMs,
+    touchDelayMs: Math.min(TOUCH_DELAY_MS, negativeTtlMs / 5),
+  };
 }
 
 const MS_MAX = 600_000;

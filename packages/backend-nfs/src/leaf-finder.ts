@@ -4,6 +4,7 @@ import { type KeyBatch, KvferryError, keyAt, selectKeys, toKvferryError } from "
 import type { FileStore, LayoutName } from "@kvferry/native";
 import { Leaf, STAMP_NUMBERS, stampAt } from "./leaf.js";
 import { leafFolder } from "./leaf-folder.js";
+import { Toucher } from "./toucher.js";
 
 /** Missing keys that are remembered, about 40 bytes each; more, and all are forgotten. */
 const MISSING_KEYS_MAX = 1 << 20;
@@ -15,8 +16,6 @@ const ASKED_ALONE_MAX = 4;
 const NAMES_A_KEY = 64;
 /** Keys that one thread asks for: a round trip each. */
 const KEYS_A_CALL = 32;
-/** Of a file system that keeps whole seconds. */
-const COARSE_GRANULARITY_MS = 1000;
 
 export interface LeafFinderOptions {
   readonly layout: LayoutName;
@@ -24,11 +23,10 @@ export interface LeafFinderOptions {
   readonly presence: Presence;
   /** A block that another host has stored is found by every lookup that begins so long after. */
   readonly negativeTtlMs: number;
-  /** Ticks of the server's clock are shorter than this. */
-  readonly granularityMs: number;
+  /** More than a tick of the clock by which the server stamps folders. */
+  readonly touchDelayMs: number;
   /** Monotonic. */
   nowMs(): number;
-  sleep(ms: number, signal: AbortSignal | undefined): Promise<void>;
 }
 
 interface Group {
@@ -38,33 +36,34 @@ interface Group {
 
 /**
  * Finds blocks of other hosts in a folder whose kernel keeps saying that they are not there (docs/nfs.md, "How fresh blocks are found"). A folder
- * that holds blocks is asked for its stamp at most once a `negativeTtlMs`, one round trip. As long as that stamp stays, what is missing stays missing,
- * from memory. When it has changed the kernel gives up what it cached of the names too, and the keys are asked for anew.
+ * that holds blocks is asked for its stamp now and then, one round trip. As long as the stamp stays, what is missing stays missing, from memory. When
+ * it has changed the kernel gives up what it cached of the names too, and the keys are asked for anew.
  */
 export class LeafFinder implements BlockFinder {
   readonly #options: LeafFinderOptions;
   readonly #leaves: Map<string, Leaf> = new Map();
   readonly #stopping: AbortController = new AbortController();
-  /** The newest change time that the server has shown. */
-  #newestNs = 0n;
-  #fineClock = false;
+  readonly #toucher: Toucher;
+  /** How long a stamp is believed. The rest of `negativeTtlMs` is the storing host's, to make its blocks visible. */
+  readonly #freshMs: number;
   #missingKeys = 0;
 
   constructor(options: LeafFinderOptions) {
     this.#options = options;
+    this.#freshMs = options.negativeTtlMs / 2;
+    this.#toucher = new Toucher({ files: options.files, delayMs: options.touchDelayMs });
   }
 
   knowsMissing(keys: KeyBatch, positions: readonly number[]): boolean {
-    const { negativeTtlMs, nowMs } = this.#options;
-    const now = nowMs();
+    const now = this.#options.nowMs();
     const ageing = new Set<Leaf>();
     for (const position of positions) {
       const key = keyAt(keys, position);
       const leaf = this.#leaves.get(leafFolder(this.#options.layout, key));
       if (leaf === undefined || !leaf.knowsMissing(key)) return false;
       const age = now - leaf.checkedAtMs;
-      if (age >= negativeTtlMs) return false;
-      if (age > negativeTtlMs / 2 && !leaf.refreshing) ageing.add(leaf);
+      if (age >= this.#freshMs) return false;
+      if (age > this.#freshMs / 2 && !leaf.refreshing) ageing.add(leaf);
     }
     if (ageing.size > 0) void this.#refresh([...ageing]);
     return true;
@@ -73,24 +72,18 @@ export class LeafFinder implements BlockFinder {
   async find(keys: KeyBatch, signal: AbortSignal | undefined): Promise<Uint8Array> {
     const found = new Uint8Array(keys.count);
     const groups = this.#groups(keys);
-    const { nowMs, negativeTtlMs, sleep } = this.#options;
-    const now = nowMs();
+    const now = this.#options.nowMs();
+    const leaves = groups.map(({ leaf }) => leaf);
     await this.#check(
-      groups.map(({ leaf }) => leaf).filter(({ checkedAtMs }) => now - checkedAtMs >= negativeTtlMs),
+      leaves.filter(({ checkedAtMs }) => now - checkedAtMs >= this.#freshMs),
       signal,
     );
-    const asked = this.#withoutKnown(groups, keys, found);
-    const young = asked.filter(({ leaf }) => !this.#isSettled(leaf));
-    if (young.length > 0) {
-      // what is asked for within the tick of the folder's last change could go out of date without a sign
-      await sleep(this.#granularityMs, signal);
-      await this.#check(
-        young.map(({ leaf }) => leaf),
-        signal,
-      );
-    }
-    await this.#ask(asked, keys, found, signal);
+    await this.#ask(this.#withoutKnown(groups, keys, found), keys, found, signal);
     return found;
+  }
+
+  noteStored(keys: KeyBatch): void {
+    this.#toucher.touchLater(this.#groups(keys).map(({ leaf }) => leaf.folder));
   }
 
   forget(): void {
@@ -98,17 +91,9 @@ export class LeafFinder implements BlockFinder {
     this.#missingKeys = 0;
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#stopping.abort();
-  }
-
-  get #granularityMs(): number {
-    const { granularityMs } = this.#options;
-    return this.#fineClock ? granularityMs : Math.max(granularityMs, COARSE_GRANULARITY_MS);
-  }
-
-  #isSettled(leaf: Leaf): boolean {
-    return leaf.isSettled(this.#newestNs, this.#granularityMs);
+    await this.#toucher.close();
   }
 
   /** Positions of the keys by the folder that their blocks are in. */
@@ -152,30 +137,16 @@ export class LeafFinder implements BlockFinder {
 
   /** Asks the server for the folders' stamps. */
   async #check(leaves: readonly Leaf[], signal: AbortSignal | undefined): Promise<void> {
-    await this.#stampAll(leaves, false, signal);
-    // The kernel may hold misses of a moment that the stamp, which did not move since, cannot tell from now. A new time ends what it holds.
-    const doubtful = leaves.filter((leaf) => leaf.askedYoung && this.#isSettled(leaf));
-    await this.#stampAll(doubtful, true, signal);
-  }
-
-  async #stampAll(leaves: readonly Leaf[], touch: boolean, signal: AbortSignal | undefined): Promise<void> {
     if (leaves.length === 0) return;
     const { files, nowMs } = this.#options;
     const sentAtMs = nowMs();
     const folders = leaves.map(({ folder }) => folder);
-    const stamps = await files.stampFolders(folders, touch, signal);
-    const answeredAtMs = nowMs();
+    const stamps = await files.stampFolders(folders, false, signal);
     let failed: KvferryError | undefined;
     for (const [i, leaf] of leaves.entries()) {
       const errno = Number(stamps[i * STAMP_NUMBERS]);
-      if (errno !== 0) {
-        failed ??= failure(errno, leaf.folder);
-        continue;
-      }
-      const stamp = stampAt(stamps, i);
-      if (stamp.changedNs > this.#newestNs) this.#newestNs = stamp.changedNs;
-      this.#fineClock ||= stamp.changedNs % 1_000_000_000n !== 0n;
-      this.#missingKeys -= leaf.note(stamp, sentAtMs, answeredAtMs);
+      if (errno === 0) this.#missingKeys -= leaf.note(stampAt(stamps, i), sentAtMs);
+      else failed ??= failure(errno, leaf.folder);
     }
     if (failed !== undefined) throw failed;
   }
@@ -212,8 +183,7 @@ export class LeafFinder implements BlockFinder {
 
   #isWorthListing({ leaf, positions }: Group): boolean {
     if (this.#options.layout !== "kvferry") return false; // only the files tell whose they are
-    if (positions.length <= ASKED_ALONE_MAX || leaf.names > positions.length * NAMES_A_KEY) return false;
-    return this.#isSettled(leaf); // a listing is cached as long as the stamp stays
+    return positions.length > ASKED_ALONE_MAX && leaf.names <= positions.length * NAMES_A_KEY;
   }
 
   async #list(group: Group, keys: KeyBatch, found: Uint8Array, signal: AbortSignal | undefined): Promise<void> {
@@ -242,8 +212,6 @@ export class LeafFinder implements BlockFinder {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     const versions = groups.map(({ leaf }) => leaf.version);
-    const young = groups.map(({ leaf }) => !this.#isSettled(leaf));
-    for (const [i, { leaf }] of groups.entries()) leaf.askedYoung ||= young[i] as boolean;
     const positions = groups.flatMap((group) => group.positions);
     const calls: Promise<void>[] = [];
     for (let from = 0; from < positions.length; from += KEYS_A_CALL) {
@@ -251,7 +219,7 @@ export class LeafFinder implements BlockFinder {
     }
     await Promise.all(calls);
     for (const [i, { leaf, positions: own }] of groups.entries()) {
-      if (young[i] || versions[i] !== leaf.version) continue;
+      if (versions[i] !== leaf.version) continue;
       for (const position of own) if (found[position] === 0) this.#noteMissing(leaf, keyAt(keys, position));
     }
   }

@@ -1,4 +1,3 @@
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   type AuthorContext,
@@ -37,7 +36,7 @@ import { posixManifest } from "./manifest.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
-import { livingWriters, newWriterName, removeDeadWriters } from "./writers.js";
+import { livingWriters, newWriterName, removeDeadWriters, removeWriterFolder } from "./writers.js";
 
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
@@ -92,8 +91,9 @@ export class PosixBackend extends OffloadBackend {
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
     this.#finder = this.#habits?.createFinder({
-      ...{ config: this.#config, namespace: context.namespace, keyBytes: context.keyBytes },
-      ...{ files: this.#files, presence: this.#presence },
+      config: this.#config,
+      files: this.#files,
+      presence: this.#presence,
     });
     this.#folder = folderName(this.#config, context.namespace);
     await this.#joinRoot(context);
@@ -190,13 +190,13 @@ export class PosixBackend extends OffloadBackend {
   protected override async _close(): Promise<void> {
     this.#stopping.abort();
     this.#sole?.stop();
-    this.#finder?.close();
+    await this.#finder?.close();
     await this.#indexing;
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
     if (this.#root !== undefined) await releaseRoot(this.#root);
     this.#store?.close();
     if (this.#config.engine === undefined) await this.#engine?.close();
-    if (this.#folders) await rm(join(this.#folders.writers, this.#writer), { recursive: true, force: true });
+    if (this.#folders) await removeWriterFolder(join(this.#folders.writers, this.#writer));
   }
 
   get #index(): Presence {
@@ -345,6 +345,7 @@ export class PosixBackend extends OffloadBackend {
       const result = await this.#files.store(io(batch, options));
       const stored = (i: number) => result.outcomes[i] === Outcome.STORED || result.outcomes[i] === Outcome.PRESENT;
       const noted = selectKeys(batch.keys, [...result.outcomes.keys()].filter(stored));
+      this.#finder?.noteStored(keysWith(batch.keys, result, Outcome.STORED));
       if (removals === this.#index.removals) this.#index.addAll(noted);
       else await this.#noteIfThere(noted);
       return result;

@@ -1,4 +1,4 @@
-import type { KeyBatch, Manifest, Namespace } from "@kvferry/core";
+import type { KeyBatch, Manifest } from "@kvferry/core";
 import type { FileStore } from "@kvferry/native";
 import type { ResolvedPosixConfig } from "./config.js";
 import type { Presence } from "./presence.js";
@@ -9,16 +9,16 @@ export interface BlockFinder {
   knowsMissing(keys: KeyBatch, positions: readonly number[]): boolean;
   /** One byte a key: 1 where its block is there. Rejects with a KvferryError when the file system cannot tell. */
   find(keys: KeyBatch, signal: AbortSignal | undefined): Promise<Uint8Array>;
+  /** This process has stored these blocks. */
+  noteStored(keys: KeyBatch): void;
   /** The presence index was emptied: what rests on it is not known any more. */
   forget(): void;
-  close(): void;
+  close(): Promise<void>;
 }
 
 /** What a finder works with. */
 export interface FinderParts {
   readonly config: ResolvedPosixConfig;
-  readonly namespace: Namespace;
-  readonly keyBytes: number;
   readonly files: FileStore;
   /** Where it notes what it finds. */
   readonly presence: Presence;

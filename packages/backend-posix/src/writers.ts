@@ -27,10 +27,20 @@ export async function removeDeadWriters(folder: string, own: string, nowMs: numb
   let removed = 0;
   for (const name of await writerNames(folder)) {
     if (name === own || (await mayLive(folder, name, nowMs))) continue;
-    await rm(join(folder, name), { recursive: true, force: true });
-    removed++;
+    if (await removeWriterFolder(join(folder, name))) removed++;
   }
   return removed;
+}
+
+/** Of a writer that has ended. False where NFS keeps a file in it that somebody still has open (`.nfs…`): it goes the next time. */
+export async function removeWriterFolder(path: string): Promise<boolean> {
+  try {
+    await rm(path, { recursive: true, force: true });
+    return true;
+  } catch (thrown) {
+    if (!["ENOTEMPTY", "EBUSY"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
+    return false;
+  }
 }
 
 async function writerNames(folder: string): Promise<string[]> {
