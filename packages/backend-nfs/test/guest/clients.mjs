@@ -59,7 +59,7 @@ describe(`two clients over NFS ${version}`, () => {
           }
         }
       })();
-      for (let round = 0; round < 40; round++) {
+      for (let round = 0; round < 20; round++) {
         await c1.store(batchOf(0, BLOCKS));
         await sleep(10);
         await c1.remove(keysOf(0, BLOCKS));
@@ -78,7 +78,11 @@ describe(`two clients over NFS ${version}`, () => {
       assert.deepEqual([...(await c2.lookup(keysOf(0, 1)))], [LookupState.HIT]);
       await c1.remove(keysOf(0, 1));
       const batch = batchOf(0, 1);
-      assert.deepEqual([...(await c2.load(batch)).outcomes], [Outcome.MISS]);
+      // with NFS 4 the server may have let c2's kernel keep the file for a moment: its bytes are right
+      for (let outcome; outcome !== Outcome.MISS; ) {
+        [outcome] = (await c2.load(batch)).outcomes;
+        if (outcome !== Outcome.MISS) assert.equal(outcome, Outcome.LOADED);
+      }
       assert.deepEqual([...(await c2.lookup(keysOf(0, 1)))], [LookupState.MISS]);
       await c1.store(batchOf(0, 1)); // perhaps within the tick of the server's clock in which it was removed
       await sleep(200);
@@ -148,22 +152,28 @@ describe(`two clients over NFS ${version}`, () => {
         for (const folder of readdirSync(server)) blocks += readdirSync(join(server, folder)).length;
         most = Math.max(most, blocks);
       };
+      // until both have stored more than there is room for: blocks were evicted for them
       const storeOn = async (backend, first) => {
-        for (let i = 0; i < 40; i++) {
+        const deadlineMs = performance.now() + 60_000;
+        for (let stored = 0, i = 0; stored < BLOCKS_MAX && performance.now() < deadlineMs; i++) {
           const { outcomes } = await backend.store(batchOf(first + 10 * i, 10));
-          done.stored += count(outcomes, Outcome.STORED);
+          stored += count(outcomes, Outcome.STORED);
           done.dropped += count(outcomes, Outcome.DROPPED);
           done.failed += count(outcomes, Outcome.FAILED);
           measure();
+          if (outcomes.includes(Outcome.DROPPED)) await sleep(50);
+          done.firstMs ??= stored > 0 ? Math.round(performance.now() - startedMs) : undefined;
+          done.stored += count(outcomes, Outcome.STORED);
         }
       };
+      const startedMs = performance.now();
       await Promise.all([storeOn(c1, 0), storeOn(c2, 10_000)]);
       const leaders = [c1, c2].filter(({ rootStatus }) => rootStatus.leads).length;
       tell(`${version} capacity of ${BLOCKS_MAX} blocks shared by two nodes`, { ...done, most, leaders });
       assert.equal(leaders, 1);
       assert.ok(most <= BLOCKS_MAX, `${most} blocks`);
       assert.equal(done.failed, 0);
-      assert.ok(done.stored > BLOCKS_MAX);
+      assert.ok(done.stored >= 2 * BLOCKS_MAX);
     });
   });
 });
