@@ -11,13 +11,11 @@ export interface NfsConfig extends PosixConfig {
 export interface ResolvedNfsConfig {
   readonly posix: PosixConfig;
   readonly negativeTtlMs: number;
-  /** A node stamps folders in which it stored so many ms later: more than a tick of a server's clock, which has 1 to 10 ms, and far less than
-   * `negativeTtlMs`. */
+  /** How long a node waits, once to twice that, until it touches the folders in which it stored: more than a tick of a server's clock, which has 1 to 10 ms. */
   readonly touchDelayMs: number;
 }
 
-const TOUCH_DELAY_MS = 100;
-const NEGATIVE_TTL_MS_MIN = 100;
+const NEGATIVE_TTL_MS_MIN = 400;
 
 /** Fills in defaults.
  * @throws KvferryError CONFIG_INVALID with `context.field`. */
@@ -28,7 +26,7 @@ export function resolveConfig(config: NfsConfig): ResolvedNfsConfig {
     // NFS has no O_TMPFILE: there is nothing to probe
     posix: { ...posix, publish: posix.publish ?? "rename" },
     negativeTtlMs,
-    touchDelayMs: Math.min(TOUCH_DELAY_MS, negativeTtlMs / 5),
+    touchDelayMs: Math.min(100, negativeTtlMs / 10), // the second touch comes before a half
   };
 }
 

@@ -40,7 +40,7 @@ async function withBoth(config, body) {
 
 describe(`two clients over NFS ${version}`, () => {
   it("never get a wrong byte, nor an error, for blocks that the other removes and stores while they are read", () =>
-    withBoth({ negativeTtlMs: 200 }, async ({ c1, c2 }) => {
+    withBoth({ negativeTtlMs: 400 }, async ({ c1, c2 }) => {
       const BLOCKS = 64;
       let reading = true;
       const seen = { loaded: 0, missed: 0, wrong: 0, failed: 0 };
@@ -73,7 +73,7 @@ describe(`two clients over NFS ${version}`, () => {
     }));
 
   it("take a block that the other has removed for a miss, and forget it", () =>
-    withBoth({ negativeTtlMs: 200 }, async ({ c1, c2 }) => {
+    withBoth({ negativeTtlMs: 400 }, async ({ c1, c2 }) => {
       await c1.store(batchOf(0, 1));
       assert.deepEqual([...(await c2.lookup(keysOf(0, 1)))], [LookupState.HIT]);
       await c1.remove(keysOf(0, 1));
@@ -85,7 +85,7 @@ describe(`two clients over NFS ${version}`, () => {
       }
       assert.deepEqual([...(await c2.lookup(keysOf(0, 1)))], [LookupState.MISS]);
       await c1.store(batchOf(0, 1)); // perhaps within the tick of the server's clock in which it was removed
-      await sleep(200);
+      await sleep(400);
       assert.deepEqual([...(await c2.lookup(keysOf(0, 1)))], [LookupState.HIT]);
       assert.deepEqual([...(await c2.load(batch)).outcomes], [Outcome.LOADED]);
     }));
@@ -143,7 +143,7 @@ describe(`two clients over NFS ${version}`, () => {
   it("hold one capacity together", async () => {
     const BLOCKS_MAX = 200;
     const capacityBytes = BLOCKS_MAX * FILE_BYTES;
-    await withBoth({ capacityBytes, negativeTtlMs: 100 }, async ({ c1, c2, one }) => {
+    await withBoth({ capacityBytes, negativeTtlMs: 400 }, async ({ c1, c2, one }) => {
       const done = { stored: 0, dropped: 0, failed: 0 };
       let most = 0;
       const server = join("/run/export", one.split("/").at(-1), namespace.digestHex, "blocks");

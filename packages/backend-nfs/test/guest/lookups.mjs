@@ -97,7 +97,7 @@ describe(`lookups over NFS ${version}`, async () => {
   });
 
   it("find a block that was stored within the same tick of the server's clock as the last one", async () => {
-    const reader = await openBackend(two, { negativeTtlMs: 200 });
+    const reader = await openBackend(two, { negativeTtlMs: 400 });
     for (let round = 0; round < 20; round++) {
       const key = (i) => keysOf(1_000_000 + 1000 * round + i, 1).bytes[0];
       // three blocks of one folder
@@ -107,7 +107,7 @@ describe(`lookups over NFS ${version}`, async () => {
         const [{ outcomes }] = await Promise.all([c1.store(batchOf(number, 1)), reader.lookup(keysOf(same[2], 1))]);
         assert.equal(outcomes[0], Outcome.STORED);
       }
-      await sleep(200);
+      await sleep(400);
       for (const number of same) {
         const [state] = await reader.lookup(keysOf(number, 1));
         assert.equal(state, LookupState.HIT, `round ${round}, block ${number}`);
