@@ -10,6 +10,7 @@ import type {
   CreateRegionOptions,
   FileEngine,
   FileEngineOptions,
+  FileFeatures,
   ListenOptions,
   MappedRegion,
   RegionShape,
@@ -85,4 +86,11 @@ export function checksumImplementation(): ChecksumImplementation {
  * something that is not a drive of ours (which is never overwritten); NO_SPACE; UNSUPPORTED when `direct` or `ioUring` is "on" and does not work. */
 export function openSegmentDrive(options: SegmentDriveOptions): Promise<SegmentDrive> {
   return openDrive(addon(), options);
+}
+
+/** Tries what calls do in a folder (absolute path), on files in a folder of its own below it, removed afterwards; takes up to two seconds. On a file system that
+ * hangs the promise may never settle, and the process not end by itself: call it in a process that may be killed. Rejects with an Error whose
+ * `context` has path and errno where not even a file can be made. */
+export function tryFileFeatures(folder: string): Promise<FileFeatures> {
+  return addon().tryFileFeatures(folder);
 }

@@ -9,6 +9,7 @@ import type {
   ConnectionHandlers,
   ConnectOptions,
   FileEngineStats,
+  FileFeatures,
   FileStoreCounters,
   FileStoreOptions,
   FolderListing,
@@ -37,6 +38,7 @@ export interface Addon {
   connectUnix(path: string, handlers: ConnectionHandlers, options?: ConnectOptions): UnixConnection;
   readonly FileEngine: new (threads: number, queueDepthMax: number) => AddonEngine;
   openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
+  tryFileFeatures(folder: string): Promise<FileFeatures>;
 }
 
 export interface AddonEngine extends Cancels {

@@ -367,3 +367,30 @@ export interface SegmentDrive {
   /** Waits for what is under way, ends what waits with CLOSED, and lets other processes have the drive. May be called twice. */
   close(): Promise<void>;
 }
+
+/** What calls do in a folder, each tried; the same as core's. Of those named in `errno` 0 says that it works; else it is what the call gave. */
+export interface FileFeatures {
+  readonly errno: {
+    /** A second O_EXCL creation of a name is refused. */
+    readonly exclusiveCreate: number;
+    /** A rename onto a name that is taken replaces it. */
+    readonly renameOver: number;
+    readonly hardLink: number;
+    /** O_TMPFILE and linkat. */
+    readonly unnamedFile: number;
+    readonly userXattr: number;
+    readonly fallocate: number;
+    /** FALLOC_FL_PUNCH_HOLE. */
+    readonly punchHole: number;
+    /** O_DIRECT, written and read back. */
+    readonly direct: number;
+  };
+  /** To which offsets, lengths and memory of O_DIRECT must be aligned; 0 where it does not work. */
+  readonly directAlignmentBytes: number;
+  /** Bytes that one O_DIRECT read, and one common read, gave of `transferAskedBytes`. */
+  readonly directTransferBytes: number;
+  readonly transferBytes: number;
+  readonly transferAskedBytes: number;
+  /** Least step seen between the times of files changed one after the other, ns. */
+  readonly timestampStepNs: number;
+}

@@ -1,6 +1,8 @@
 import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
+import { type BenchFlags, bench } from "./commands/bench.js";
 import { checkConfig, printSchema } from "./commands/config.js";
+import { type DoctorFlags, doctor } from "./commands/doctor.js";
 import { EXIT_FAILED, EXIT_TAKEN, EXIT_USAGE } from "./commands/exit-codes.js";
 import { type GcFlags, gc } from "./commands/gc.js";
 import { type InspectFlags, inspect } from "./commands/inspect.js";
@@ -20,6 +22,8 @@ Examples:
   kvferry verify --config /etc/kvferry.yaml --rate 200MiB
   kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
   kvferry inspect --stats --data /mnt/nvme/kv
+  kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
+  kvferry bench /mnt/nvme --backend nvme
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
 `;
@@ -56,6 +60,32 @@ function program(): Command {
     .option("--json", "the whole answer as JSON")
     .action((flags: StatusFlags) => status(flags));
   maintenance(root);
+  root
+    .command("doctor [places...]")
+    .description("say what folders and buckets (s3://bucket/prefix) can do, what that means and what to change")
+    .option("--endpoint <url>", "of S3 that is not Amazon's")
+    .option("--region <region>", "of the bucket")
+    .option("--write <file>", "write a configuration with the tiers that suit")
+    .option("--report <file>", "write all that was measured, to be shared")
+    .option(
+      "--observer <command>",
+      "the second client's command, for instance 'ssh node2 kvferry doctor --observe /mnt/kv'",
+    )
+    .option("--timeout <time>", "how long a step may take", "45s")
+    .option("--quick", "leave the speeds of folders out")
+    .option("--json", "the whole result as JSON, without a progress bar")
+    .addOption(new Option("--observe", "be the second client of another doctor, over stdin and stdout").hideHelp())
+    .addOption(new Option("--probe", "what the doctor starts for each folder").hideHelp())
+    .action((places: string[], flags: DoctorFlags) => doctor(places, flags));
+  root
+    .command("bench <path>")
+    .description("measure stores, loads and lookups in a folder as an engine does them")
+    .addOption(new Option("--backend <name>", "of the tier").choices(["posix", "nvme"]).default("posix"))
+    .option("--blocks <sizes>", "sizes of blocks, with commas between them", "256KiB,1MiB,4MiB")
+    .option("--bytes <size>", "stored and loaded at each size", "512MiB")
+    .option("--plot <file>", "write a picture (SVG)")
+    .option("--json", "the result as JSON, without a progress bar")
+    .action((path: string, flags: BenchFlags) => bench(path, flags));
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);

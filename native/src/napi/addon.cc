@@ -34,6 +34,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exportRegions(env, exports);
   exportEngine(env, exports);
   exportSockets(env, exports);
+  exportFeatures(env, exports);
   return exports;
 }
 

@@ -115,6 +115,10 @@ export {
 } from "./prefix-index/persistence/persistent-index.js";
 export type { RecoveryReport } from "./prefix-index/persistence/recovery.js";
 export { type BlockFacts, PrefixIndex, type PrefixIndexOptions } from "./prefix-index/prefix-index.js";
+export { type FileSystemKind, type FileSystemName, fileSystemOf, mayHang } from "./probe/file-systems.js";
+export { type Finding, type Severity, worstSeverity } from "./probe/findings.js";
+export type { BlockSpeed, FileFeatures, FolderFacts, Visibility } from "./probe/folder-facts.js";
+export { type Mount, mountOf, mountOption, parseMounts, readMounts } from "./probe/mounts.js";
 export { createMemoryRegion, type Region, slotBytes } from "./region.js";
 export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";
 export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan.js";

@@ -1,0 +1,68 @@
+import { randomBytes } from "node:crypto";
+import { rmSync } from "node:fs";
+import { mkdir, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
+import { join } from "node:path";
+import { type FolderFacts, fileSystemOf, mountOf, readMounts } from "@kvferry/core";
+import { tryFileFeatures } from "@kvferry/native";
+import { measureSpeeds } from "./block-speeds.js";
+import { measureFiles } from "./file-costs.js";
+import { measureVisibility } from "./visibility.js";
+
+const SCRATCH = ".kvferry-doctor-";
+/** What a killed probe has left is removed by a later one. */
+const LEFT_MS = 60 * 60 * 1000;
+
+export interface MeasureOptions {
+  readonly folder: string;
+  readonly observer: string | undefined;
+  /** Leaves the speeds out. */
+  readonly quick: boolean;
+  /** Called when a step begins: of 100 parts of the whole, those that are done. */
+  onStep(done: number, step: string): void;
+}
+
+/** Finds out what a folder is and does. Its calls may block this process, and hang with the file system: it runs in a process of its own (probe-process.ts).
+ * @throws KvferryError where not even files can be made. */
+export async function measureFolder({ folder, observer, quick, onStep }: MeasureOptions): Promise<FolderFacts> {
+  onStep(0, "what it is");
+  const path = await realpath(folder);
+  const { type, bsize, blocks, bavail, files, ffree } = await statfs(path);
+  await removeLeft(path);
+  const scratch = join(path, `${SCRATCH}${randomBytes(8).toString("hex")}`);
+  process.once("SIGTERM", () => {
+    // without a turn for the probe to make more; its threads may still
+    rmSync(scratch, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
+    process.exit(1);
+  });
+  await mkdir(scratch, { mode: 0o700 });
+  try {
+    onStep(5, "what its calls do");
+    const features = await tryFileFeatures(scratch);
+    onStep(15, "what files cost");
+    const costs = measureFiles(scratch);
+    onStep(25, "what a second process sees");
+    const visibility = await measureVisibility({ scratch, folder: path, observer });
+    const onCell = (done: number, total: number, label: string): void =>
+      onStep(35 + Math.floor((done * 60) / total), label);
+    const measured = quick ? undefined : await measureSpeeds({ scratch, bytesFree: bavail * bsize, onCell });
+    onStep(95, "taking it away");
+    return {
+      path,
+      fileSystem: fileSystemOf(type),
+      mount: mountOf(path, await readMounts()),
+      space: { bytes: blocks * bsize, bytesFree: bavail * bsize, files, filesFree: ffree, blockBytes: bsize },
+      ...{ features, files: costs, visibility, measured },
+    };
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+async function removeLeft(path: string): Promise<void> {
+  for (const name of await readdir(path)) {
+    if (!name.startsWith(SCRATCH)) continue;
+    const left = await stat(join(path, name)).catch(() => undefined);
+    if (left !== undefined && Date.now() - left.mtimeMs > LEFT_MS)
+      await rm(join(path, name), { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,102 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { rename, unlink, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { KvferryError, type Visibility } from "@kvferry/core";
+import { readLines, writeLine } from "./lines.js";
+import type { Watch } from "./observer.js";
+import { ownCommand } from "./own-command.js";
+
+/** How long the second process may take to see a change. */
+const SEEN_MS_MAX = 12_000;
+
+export interface VisibilityOptions {
+  /** The probe's own folder, directly below the folder that is probed. */
+  readonly scratch: string;
+  /** The folder as this process has it; the observer's path unless a command of the user's own says another. */
+  readonly folder: string;
+  /** A shell command that runs the observer elsewhere: `ssh node2 kvferry doctor --observe /mnt/kv`. */
+  readonly observer: string | undefined;
+}
+
+/** How long a second process takes to see that a file was made, replaced and removed.
+ * @throws KvferryError UNAVAILABLE when the observer does not start. */
+export async function measureVisibility(options: VisibilityOptions): Promise<Visibility> {
+  const observer = new Observer(options);
+  try {
+    const file = join(options.scratch, "seen");
+    const name = `${basename(options.scratch)}/seen`;
+    const createMs = await observer.timed({ name, until: "there" }, () => writeFile(file, "first"));
+    const rewriteMs = await observer.timed({ name, until: { text: "other" } }, async () => {
+      await writeFile(`${file}-next`, "other"); // as many bytes: the size does not give it away
+      await rename(`${file}-next`, file);
+    });
+    const unlinkMs = await observer.timed({ name, until: "gone" }, () => unlink(file));
+    return { observer: options.observer ?? "a process of this host", createMs, rewriteMs, unlinkMs };
+  } finally {
+    observer.end();
+  }
+}
+
+class Observer {
+  readonly #process: ChildProcess;
+  #onLine: (message: Record<string, unknown>) => void = () => {};
+  #onExit: () => void = () => {};
+  #exited = false;
+
+  constructor({ folder, observer }: VisibilityOptions) {
+    const stdio = ["pipe", "pipe", "ignore"] as const;
+    const [command, args] = ownCommand("doctor", "--observe", folder);
+    this.#process =
+      observer === undefined
+        ? spawn(command, args, { stdio: [...stdio] })
+        : spawn(observer, { stdio: [...stdio], shell: true });
+    readLines(this.#process.stdout as NodeJS.ReadableStream, (message) => this.#onLine(message));
+    const gone = (): void => {
+      this.#exited = true;
+      this.#onExit();
+    };
+    this.#process.on("error", gone);
+    this.#process.on("exit", gone);
+    this.#process.stdin?.on("error", gone);
+  }
+
+  /** Ms from the end of `change` until the observer has seen it, having looked before; undefined: not in time. */
+  async timed(watch: Watch, change: () => Promise<void>): Promise<number | undefined> {
+    const looking = this.#told("looking");
+    writeLine(this.#process.stdin as NodeJS.WritableStream, watch);
+    if (!(await looking)) throw this.#silent();
+    const saw = this.#told("saw").then((seen) => (seen ? performance.now() : undefined));
+    await change();
+    const changedMs = performance.now();
+    const seenMs = await saw;
+    return seenMs === undefined ? undefined : Math.max(0, seenMs - changedMs);
+  }
+
+  end(): void {
+    this.#process.stdin?.end();
+    this.#process.kill();
+  }
+
+  /** Whether the observer says so in time. */
+  #told(word: "looking" | "saw"): Promise<boolean> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), SEEN_MS_MAX);
+      const end = (said: boolean): void => {
+        clearTimeout(timer);
+        resolve(said);
+      };
+      this.#onLine = (message) => {
+        if (word in message) end(true);
+      };
+      this.#onExit = () => end(false);
+      if (this.#exited) end(false);
+    });
+  }
+
+  #silent(): KvferryError {
+    const why = this.#exited ? "has ended" : `did not answer within ${SEEN_MS_MAX / 1000} s`;
+    return new KvferryError("UNAVAILABLE", `the observer ${why}: ${this.#process.spawnargs.join(" ")}`, {
+      operation: "doctor",
+    });
+  }
+}
