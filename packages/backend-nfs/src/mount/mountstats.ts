@@ -1,5 +1,3 @@
-import { parseOptions, unescaped } from "./mountinfo.js";
-
 /** What the client has counted of one kind of request since the mount. Times are sums over requests. */
 export interface NfsOperation {
   readonly requests: number;
@@ -21,7 +19,7 @@ export interface NfsOperation {
 export interface NfsMountStats {
   readonly mountPoint: string;
   /** All options, with those that mountinfo leaves out because they are the default. */
-  readonly options: ReadonlyMap<string, string>;
+  readonly options: readonly string[];
   readonly ageSeconds: number;
   /** One a connection. */
   readonly transports: readonly { readonly protocol: string; readonly connects: number }[];
@@ -34,7 +32,7 @@ export function parseMountStats(text: string): NfsMountStats[] {
   const found: NfsMountStats[] = [];
   for (const part of text.split(/^(?=device )/m)) {
     const head = /^device .* mounted on (\S+) with fstype nfs4?\b/.exec(part);
-    if (head !== null) found.push(parsePart(unescaped(head[1] as string), part));
+    if (head !== null) found.push(parsePart(decoded(head[1] as string), part));
   }
   return found;
 }
@@ -51,7 +49,7 @@ function parsePart(mountPoint: string, part: string): NfsMountStats {
     // source port (not of local sockets), binds, connects
     connects: Number((rest as string).split(" ")[protocol === "local" ? 1 : 2] ?? 0),
   }));
-  const options = parseOptions(value("opts") ?? "");
+  const options = (value("opts") ?? "").split(",").filter((option) => option !== "");
   return { mountPoint, options, ageSeconds: Number(value("age") ?? 0), transports, operations };
 }
 
@@ -59,6 +57,11 @@ function operationOf(numbers: readonly number[]): NfsOperation {
   const [requests = 0, transmissions = 0, majorTimeouts = 0, bytesSent = 0, bytesReceived = 0] = numbers;
   const [queueMs = 0, roundTripMs = 0, executeMs = 0, errors = 0] = numbers.slice(5);
   return { requests, transmissions, majorTimeouts, bytesSent, bytesReceived, queueMs, roundTripMs, executeMs, errors };
+}
+
+/** The kernel writes blanks and the like as octal numbers. */
+function decoded(text: string): string {
+  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
 /** Counters of a mount for metrics, by name; they only rise. */

@@ -1,4 +1,4 @@
-import type { MountEntry } from "./mountinfo.js";
+import type { Mount } from "@kvferry/core";
 import type { NfsMountStats } from "./mountstats.js";
 
 /** What an NFS mount was asked to be, or agreed on with its server. */
@@ -36,39 +36,43 @@ export interface NfsMount {
   readonly accessTimes: string;
 }
 
-export function isNfs({ type }: MountEntry): boolean {
+export function isNfs({ type }: Mount): boolean {
   return type === "nfs" || type === "nfs4";
 }
 
-/** @param stats of the same mount, for what mountinfo leaves out. */
-export function nfsMountOf(entry: MountEntry, stats?: NfsMountStats): NfsMount {
-  const option = (name: string): string | undefined => entry.options.get(name) ?? stats?.options.get(name);
-  const has = (name: string): boolean => option(name) !== undefined;
+/** @param stats of the same mount, for what the mount table leaves out. */
+export function nfsMountOf(mount: Mount, stats?: NfsMountStats): NfsMount {
+  const options = new Map<string, string>();
+  for (const option of [...(stats?.options ?? []), ...mount.options]) {
+    const [name = "", ...value] = option.split("=");
+    options.set(name, value.join("="));
+  }
   const number = (name: string, otherwise: number): number => {
-    const value = Number(option(name) ?? Number.NaN);
+    const value = Number(options.get(name) ?? Number.NaN);
     return Number.isFinite(value) ? value : otherwise;
   };
-  const protocol = option("proto") ?? "tcp";
-  const noCache = has("noac");
+  const protocol = options.get("proto") ?? "tcp";
+  const isUdp = protocol.startsWith("udp");
+  const noCache = options.has("noac");
   return {
-    mountPoint: entry.mountPoint,
-    source: entry.source,
-    version: versionOf(option("vers"), entry.type),
+    mountPoint: mount.point,
+    source: mount.source,
+    version: versionOf(options.get("vers"), mount.type),
     protocol,
     connections: number("nconnect", 1),
     readBytesMax: number("rsize", 0),
     writeBytesMax: number("wsize", 0),
-    recovery: has("softerr") ? "softerr" : has("soft") ? "soft" : "hard",
-    timeoutMs: number("timeo", protocol.startsWith("udp") ? 7 : 600) * 100, // tenths of a second
-    retries: number("retrans", protocol.startsWith("udp") ? 3 : 2),
-    lookupCache: lookupCacheOf(option("lookupcache")),
+    recovery: options.has("softerr") ? "softerr" : options.has("soft") ? "soft" : "hard",
+    timeoutMs: number("timeo", isUdp ? 7 : 600) * 100, // tenths of a second
+    retries: number("retrans", isUdp ? 3 : 2),
+    lookupCache: lookupCacheOf(options.get("lookupcache")),
     fileCacheSeconds: noCache ? [0, 0] : [number("acregmin", 3), number("acregmax", 60)],
     folderCacheSeconds: noCache ? [0, 0] : [number("acdirmin", 30), number("acdirmax", 60)],
-    readOnly: entry.options.has("ro"),
-    sync: has("sync"),
-    fsCache: has("fsc"),
-    security: option("sec") ?? "sys",
-    accessTimes: has("noatime") ? "noatime" : has("relatime") ? "relatime" : "",
+    readOnly: mount.options.includes("ro"),
+    sync: options.has("sync"),
+    fsCache: options.has("fsc"),
+    security: options.get("sec") ?? "sys",
+    accessTimes: options.has("noatime") ? "noatime" : options.has("relatime") ? "relatime" : "",
   };
 }
 
