@@ -81,7 +81,7 @@ function readText(path: string): string {
 function withAbsolutePaths(config: ServerConfig, folder: string): ServerConfig {
   const from = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
   const moved = (tier: TierConfig): TierConfig => {
-    if (tier.backend === "posix") return { ...tier, root: from(tier.root) };
+    if (tier.backend === "posix" || tier.backend === "nfs") return { ...tier, root: from(tier.root) };
     return tier.backend === "nvme" ? { ...tier, path: from(tier.path) } : tier;
   };
   return {
@@ -151,7 +151,7 @@ function problemOf(error: ErrorObject, places: Places): ConfigProblem {
   }
 }
 
-const BACKENDS: readonly string[] = ["posix", "memory", "nvme", "s3"];
+const BACKENDS: readonly string[] = ["posix", "nfs", "memory", "nvme", "s3"];
 
 function backendProblem(path: readonly string[], places: Places): ConfigProblem {
   const field = fieldName([...path, "backend"]);

@@ -71,6 +71,7 @@ tiers:
     fsync: false
     direct: auto
     deadlineMs: 1000
+  - { backend: nfs, root: /mnt/nfs/kv, capacity: 1TiB, negativeTtlMs: 500, threads: 64 }
 `);
     expect(problems).toEqual([]);
     expect(resolveConfig(config)).toMatchObject({
@@ -82,6 +83,7 @@ tiers:
         { name: "drive", backend: "nvme", path: "/mnt/nvme", capacityBytes: 8e11, dailyWriteBytesMax: 2 ** 40 },
         { name: "s3", backend: "s3", bucket: "blocks", write: "back", sse: { type: "aws:kms", kmsKeyId: "k" } },
         { name: "posix", backend: "posix", root: "/mnt/kv", capacityBytes: 200 * 2 ** 30, quotas: { a: 2 ** 30 } },
+        { name: "nfs", backend: "nfs", root: "/mnt/nfs/kv", capacityBytes: 2 ** 40, negativeTtlMs: 500 },
       ],
     });
   });
@@ -108,7 +110,7 @@ tiers:
 
   it.each([
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
-    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, memory, nvme, s3"],
+    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, nfs, memory, nvme, s3"],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],

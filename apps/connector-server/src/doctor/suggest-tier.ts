@@ -19,7 +19,7 @@ export function suggestTier(facts: FolderFacts): TierConfig {
   }
   const depth = enoughDepth(measured?.speeds ?? []);
   const threads = depth !== undefined && mayHang(kind) ? { threads: Math.max(THREADS_MIN, depth * 2) } : {};
-  return { backend: "posix", root: path, capacity, ...threads };
+  return { backend: fileSystem.name === "nfs" ? "nfs" : "posix", root: path, capacity, ...threads };
 }
 
 function gib(bytes: number): string {

@@ -1,11 +1,21 @@
-import { PosixBackend, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, type PosixConfig, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
-import type { ResolvedPosixTier } from "./tier-config.js";
+import type { ResolvedNfsTier, ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
 /** @param blocksMax blocks that may be under way. */
-export async function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
+export function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
+  return startFolderTier(tier, field, blocksMax, (config) => new PosixBackend(config));
+}
+
+/** A tier of the POSIX backend, or of one that is built on it. */
+export async function startFolderTier(
+  tier: ResolvedPosixTier | ResolvedNfsTier,
+  field: string,
+  blocksMax: number,
+  create: (config: PosixConfig) => PosixBackend,
+): Promise<TierRuntime> {
   const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
   await prepareFolder(config.root, `${field}.root`);
   const engine = createFileEngine({ queueDepthMax: blocksMax, ...(threads === undefined ? {} : { threads }) });
@@ -17,7 +27,7 @@ export async function startPosixTier(tier: ResolvedPosixTier, field: string, blo
     capacityBytes: config.capacityBytes,
     createBackend(_namespace, { vllmFs }) {
       for (const each of backends) if (each.state === "closed") backends.delete(each);
-      const created = new PosixBackend({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) });
+      const created = create({ ...config, engine, ...(vllmFs === undefined ? {} : { vllmFs }) });
       backends.add(created);
       return created;
     },

@@ -12,6 +12,7 @@ import { createRegion } from "@kvferry/native";
 import { withCallLayers, withTierLayers } from "../layers.js";
 import type { BackendFactory, NamespaceShape } from "../namespaces.js";
 import { startMemoryTier } from "./memory-tier.js";
+import { startNfsTier } from "./nfs-tier.js";
 import { startNvmeTier } from "./nvme-tier.js";
 import { startPosixTier } from "./posix-tier.js";
 import { startS3Tier } from "./s3-tier.js";
@@ -112,6 +113,8 @@ function startTier(
       return startMemoryTier(config, blocksMax);
     case "posix":
       return startPosixTier(config, field, blocksMax);
+    case "nfs":
+      return startNfsTier(config, field, blocksMax, logger);
     case "nvme":
       return startNvmeTier(config, logger);
     case "s3":

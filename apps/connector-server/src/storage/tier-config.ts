@@ -32,6 +32,12 @@ export interface PosixTierConfig extends CommonTierConfig {
   readonly direct?: "auto" | "on" | "off";
 }
 
+/** A folder on NFS. */
+export interface NfsTierConfig extends Omit<PosixTierConfig, "backend"> {
+  readonly backend: "nfs";
+  readonly negativeTtlMs?: number;
+}
+
 export interface MemoryTierConfig extends CommonTierConfig {
   readonly backend: "memory";
   readonly capacity?: Size;
@@ -62,7 +68,7 @@ export interface S3TierConfig extends CommonTierConfig {
   readonly requestTimeoutMs?: number;
 }
 
-export type TierConfig = PosixTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
+export type TierConfig = PosixTierConfig | NfsTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
 
 interface Resolved {
   readonly name: string;
@@ -73,12 +79,14 @@ interface Resolved {
 
 type Without<T, K extends PropertyKey> = Omit<T, K | keyof CommonTierConfig>;
 
-export type ResolvedPosixTier = Without<PosixTierConfig, "capacity" | "quotas" | "policy"> &
+type ResolvedFolderTier<T extends PosixTierConfig | NfsTierConfig> = Without<T, "capacity" | "quotas" | "policy"> &
   Resolved & {
     readonly capacityBytes?: number;
     readonly quotas?: Readonly<Record<string, number>>;
     readonly policy?: PolicyName;
   };
+export type ResolvedPosixTier = ResolvedFolderTier<PosixTierConfig>;
+export type ResolvedNfsTier = ResolvedFolderTier<NfsTierConfig>;
 export type ResolvedMemoryTier = Without<MemoryTierConfig, "capacity" | "policy"> &
   Resolved & { readonly capacityBytes: number; readonly policy?: PolicyName };
 export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | "dailyWrites"> &
@@ -89,7 +97,7 @@ export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | 
   };
 export type ResolvedS3Tier = Without<S3TierConfig, never> & Resolved;
 
-export type ResolvedTier = ResolvedPosixTier | ResolvedMemoryTier | ResolvedNvmeTier | ResolvedS3Tier;
+export type ResolvedTier = ResolvedPosixTier | ResolvedNfsTier | ResolvedMemoryTier | ResolvedNvmeTier | ResolvedS3Tier;
 
 const MEMORY_CAPACITY_BYTES = 2 ** 30;
 const DEADLINE_MS = 30_000;
@@ -127,7 +135,8 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
         ...given("policy", policyOf(`${field}.policy`, policy)),
       };
     }
-    case "posix": {
+    case "posix":
+    case "nfs": {
       const { capacity, quotas, policy, ...rest } = tier;
       return {
         ...rest,
