@@ -90,6 +90,17 @@ describe(`two clients over NFS ${version}`, () => {
       assert.deepEqual([...(await c2.load(batch)).outcomes], [Outcome.LOADED]);
     }));
 
+  it("find blocks of the other in vLLM's layout, in folders that were not there when they were asked for", () => {
+    const vllmFs = { base: "org_model_0123456789ab", rank: 0, config: "{}" };
+    return withBoth({ layout: "vllm-fs", vllmFs, negativeTtlMs: 400 }, async ({ c1, c2 }) => {
+      const keys = keysOf(0, 50);
+      assert.equal(count(await c2.lookup(keys), LookupState.HIT), 0);
+      await c1.store(batchOf(0, 50));
+      await sleep(400);
+      assert.equal(count(await c2.lookup(keys), LookupState.HIT), 50);
+    });
+  });
+
   it("both store one key, and each reads whole blocks", () =>
     withBoth({}, async ({ c1, c2, one }) => {
       for (let round = 0; round < 20; round++) {
