@@ -2,6 +2,7 @@ import { KvferryError, toKvferryError } from "@kvferry/core";
 import { Command, CommanderError, Option } from "commander";
 import { type BenchFlags, bench } from "./commands/bench.js";
 import { checkConfig, printSchema } from "./commands/config.js";
+import { type CopyFlags, copy } from "./commands/copy.js";
 import { type DoctorFlags, doctor } from "./commands/doctor.js";
 import { EXIT_FAILED, EXIT_TAKEN, EXIT_USAGE } from "./commands/exit-codes.js";
 import { type GcFlags, gc } from "./commands/gc.js";
@@ -24,8 +25,22 @@ Examples:
   kvferry inspect --stats --data /mnt/nvme/kv
   kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
   kvferry bench /mnt/nvme --backend nvme
+  kvferry copy posix:/mnt/kv nvme:/mnt/nvme/kv?capacity=800GiB --rate 500MiB
 
 Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port taken.
+`;
+
+const COPY_HELP = `
+FROM and TO are tiers of the configuration, by name, or places:
+  posix:/path            with ?layout=vllm-fs&adopt=true for a folder of vLLM's fs tier
+  nvme:/path             with ?capacity=800GiB where there is no drive yet
+  s3:bucket/prefix       with ?region=eu-central-1, or ?endpoint=https://storage.example:9000
+after the ? come fields of a tier in the configuration, with & between them.
+
+Examples:
+  kvferry copy posix:/mnt/kv s3:kv-cache/site-b?region=eu-central-1 --rate 200MiB
+  kvferry copy 'posix:/mnt/kv?layout=vllm-fs&adopt=true' nvme:/mnt/nvme/kv?capacity=800GiB
+  kvferry copy posix s3 --config /etc/kvferry.yaml --dry-run
 `;
 
 function program(): Command {
@@ -86,6 +101,7 @@ function program(): Command {
     .option("--plot <file>", "write a picture (SVG)")
     .option("--json", "the result as JSON, without a progress bar")
     .action((path: string, flags: BenchFlags) => bench(path, flags));
+  copyCommand(root);
   const config = root.command("config").description("check configurations, or print their schema");
   config.command("schema").description("print the JSON Schema").action(printSchema);
   config.command("check <file>").description("check a configuration file").action(checkConfig);
@@ -113,6 +129,25 @@ function maintenance(root: Command): void {
   command("inspect [key]", "say where a block is and whether it is sound, or what is stored")
     .option("--stats", "blocks, bytes and ages of every namespace")
     .action((key: string | undefined, flags: InspectFlags) => inspect(key, flags));
+}
+
+function copyCommand(root: Command): void {
+  root
+    .command("copy <from> <to>")
+    .description("copy the blocks that FROM has and TO has not; run it again to go on")
+    .option("-c, --config <file>", "configuration (YAML), where FROM or TO is the name of a tier")
+    .option(
+      "--namespace <digest>",
+      "only this namespace, by its first digits; may be given several times",
+      (digest: string, before: readonly string[] = []) => [...before, digest],
+    )
+    .option("--rate <size>", "bytes a second that are read from FROM, at most, for instance 200MiB")
+    .option("--concurrency <blocks>", "blocks on the way at a time, at most; memory bounds it, too", "64")
+    .option("--verify", "read every copy back and compare it")
+    .option("--dry-run", "say what would be copied, and make nothing in TO")
+    .option("--json", "the whole result as JSON, without a progress bar")
+    .addHelpText("after", COPY_HELP)
+    .action((from: string, to: string, flags: CopyFlags) => copy(from, to, flags));
 }
 
 async function main(): Promise<void> {

@@ -81,7 +81,9 @@ function readText(path: string): string {
 function withAbsolutePaths(config: ServerConfig, folder: string): ServerConfig {
   const from = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
   const moved = (tier: TierConfig): TierConfig => {
-    if (tier.backend === "posix" || tier.backend === "nfs") return { ...tier, root: from(tier.root) };
+    if (tier.backend === "posix" || tier.backend === "nfs" || tier.backend === "parallel-fs") {
+      return { ...tier, root: from(tier.root) };
+    }
     return tier.backend === "nvme" ? { ...tier, path: from(tier.path) } : tier;
   };
   return {
@@ -151,7 +153,7 @@ function problemOf(error: ErrorObject, places: Places): ConfigProblem {
   }
 }
 
-const BACKENDS: readonly string[] = ["posix", "nfs", "memory", "nvme", "s3"];
+const BACKENDS: readonly string[] = ["posix", "nfs", "parallel-fs", "memory", "nvme", "s3"];
 
 function backendProblem(path: readonly string[], places: Places): ConfigProblem {
   const field = fieldName([...path, "backend"]);

@@ -55,6 +55,10 @@ tiers:
     region: eu-central-1
     endpoint: https://s3.example.com
     forcePathStyle: true
+    capacity: 10TiB
+    objectsMax: 5000000
+    policy: s3-fifo
+    quotas: { a: 1TiB }
     socketsMax: 32
     sse: { type: "aws:kms", kmsKeyId: k }
     requestTimeoutMs: 5000
@@ -74,6 +78,9 @@ tiers:
   - { backend: nfs, root: /mnt/nfs/kv, capacity: 1TiB, negativeTtlMs: 500, threads: 64 }
 `);
     expect(problems).toEqual([]);
+    expect(resolveConfig(config).tiers[2]).toMatchObject({
+      ...{ capacityBytes: 10 * 2 ** 40, objectsMax: 5_000_000, policy: "s3-fifo", quotas: { a: 2 ** 40 } },
+    });
     expect(resolveConfig(config)).toMatchObject({
       socketIsDefault: false,
       http: { host: "127.0.0.1", port: 9464 },
@@ -110,7 +117,10 @@ tiers:
 
   it.each([
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
-    ["tiers:\n  - root: /x\n", "2: 'tiers[0].backend' is missing; it is one of posix, nfs, memory, nvme, s3"],
+    [
+      "tiers:\n  - root: /x\n",
+      "2: 'tiers[0].backend' is missing; it is one of posix, nfs, parallel-fs, memory, nvme, s3",
+    ],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],

@@ -7,7 +7,7 @@ import { createRegion } from "@kvferry/native";
 import { KvferryClient } from "@kvferry/protocol";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { run, serveInChild, start } from "./child-server.js";
-import { connect, fill, holds, KEY_BYTES, namespace, randomKeys, range, scratch, until } from "./helpers.js";
+import { connect, fill, freePort, holds, KEY_BYTES, namespace, randomKeys, range, scratch, until } from "./helpers.js";
 
 const TIMEOUT_MS = 60_000;
 const BLOCK_BYTES = 256 * 1024;
@@ -217,11 +217,3 @@ describe("a server that is killed while it stores", () => {
     return { loaded, missing };
   }
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await until(() => server.listening);
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}

@@ -4,30 +4,29 @@ import {
   type AuthorScanOptions,
   type BatchResult,
   type BlockBatch,
+  type EvictingListener,
+  EvictingListeners,
+  type EvictionSource,
   type KeyBatch,
+  NO_ROW,
   OffloadBackend,
   type ScanEntry,
   type ScanPage,
   type Usage,
 } from "@kvferry/core";
-import { type NvmeDriveConfig, resolveDriveConfig, type WorthKeeping } from "./config.js";
+import { type NvmeDriveConfig, resolveDriveConfig } from "./config.js";
 import { type NvmeDrive, openNvmeDrive } from "./drive.js";
 import { nvmeManifest } from "./manifest.js";
 import { RowState, type Shelf, type ShelfUser } from "./shelf.js";
 import { describeNamespace } from "./stored-namespaces.js";
 
-export interface NvmeBackendOptions {
-  /** Which blocks outlive the segment that they lie in; default: those that were loaded since they were written, and what comes before them
-   * in their chains. */
-  readonly worth?: WorthKeeping;
-}
-
 /** A drive that is open already and stays so, shared by the backends of all namespaces; or the settings of one that this backend
  * opens and closes. */
-export type NvmeConfig = NvmeBackendOptions & (NvmeDriveConfig | { readonly drive: NvmeDrive });
+export type NvmeConfig = NvmeDriveConfig | { readonly drive: NvmeDrive };
 
-/** The blocks of one namespace in the segments of a local drive. It makes room by itself: `onRemoved` tells what it has evicted. */
-export class NvmeBackend extends OffloadBackend {
+/** The blocks of one namespace in the segments of a local drive. It makes room by itself: `onRemoved` tells what it has evicted, and whoever listens
+ * by `onEvicting` can copy blocks before they go. */
+export class NvmeBackend extends OffloadBackend implements EvictionSource {
   readonly #config: NvmeConfig;
   #drive: NvmeDrive | undefined;
   #shelf: Shelf | undefined;
@@ -38,7 +37,14 @@ export class NvmeBackend extends OffloadBackend {
     super(nvmeManifest);
     if (!("drive" in config)) resolveDriveConfig(config);
     this.#config = config;
-    this.#user = { worth: config.worth, removed: (keys, reason) => this.announceRemoved(keys, reason) };
+    this.#user = {
+      evicting: new EvictingListeners(),
+      removed: (keys, reason) => this.announceRemoved(keys, reason),
+    };
+  }
+
+  onEvicting(listener: EvictingListener): () => void {
+    return this.#user.evicting.add(listener);
   }
 
   /** Where the blocks lie; undefined before `open`. */
@@ -83,7 +89,9 @@ export class NvmeBackend extends OffloadBackend {
       if (this.#blocks.state(row) !== RowState.STORED) continue;
       const storedAtMs = this.#blocks.storedAtMs(row);
       const usedAtMs = Math.max(storedAtMs, index.lastUseMs(row));
-      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs });
+      const before = index.parent(row);
+      const parent = before === NO_ROW ? undefined : index.key(before);
+      page.push({ key: index.key(row), bytes: paddedBytes, storedAtMs, usedAtMs, parent });
       if (page.length < pageEntriesMax) continue;
       yield page;
       page = [];

@@ -1,5 +1,5 @@
 import { isAbsolute } from "node:path";
-import { type Clock, type KeyBatch, KvferryError, type Logger, silentLogger, systemClock } from "@kvferry/core";
+import { type Clock, KvferryError, type Logger, silentLogger, systemClock } from "@kvferry/core";
 import { SEGMENT_DRIVE_HEADER_BYTES } from "@kvferry/native";
 
 /** How much of a segment its reinserted blocks may fill, at most: writes cost at most twice what stores bring. */
@@ -55,9 +55,6 @@ export interface ResolvedDriveConfig
   readonly logger: Logger;
   readonly clock: Clock;
 }
-
-/** Which blocks of a segment that is given up are still worth keeping: one byte a key, 1 for yes. It must not block. */
-export type WorthKeeping = (keys: KeyBatch) => Uint8Array;
 
 /** Fills in defaults.
  * @throws KvferryError CONFIG_INVALID with `context.field`. */

@@ -7,6 +7,7 @@ import {
   type KvferryError,
   NO_ROW,
   Outcome,
+  selectKeys,
   setOutcome,
   toKvferryError,
   uniformResult,
@@ -30,6 +31,7 @@ import {
   resolveDriveConfig,
 } from "./config.js";
 import { Evictor } from "./evictor.js";
+import { Leave } from "./leave.js";
 import { META_PAGE_BYTES, shelfName, WEAR } from "./meta-records.js";
 import { openNative } from "./open-native.js";
 import { recover } from "./recovery.js";
@@ -112,6 +114,7 @@ export class NvmeDrive {
   readonly #reading: UseCounts;
   readonly #log: SegmentLog;
   readonly #writer: BlockWriter;
+  readonly #leave: Leave;
   readonly #evictor: Evictor;
   readonly #shelves: Shelf[] = [];
   readonly #shelfByName: Map<string, Shelf> = new Map();
@@ -129,17 +132,27 @@ export class NvmeDrive {
     this.#wear = new WearCounter(config.dailyWriteBytesMax);
     this.#reading = new UseCounts(drive.segments);
     const hooks = {
-      opened: () => this.#noteWear(),
-      starved: () => this.#evictor.poke(),
+      opened: () => {
+        this.#noteWear();
+        this.#evictor.poke();
+      },
+      starved: () => {
+        this.#evictor.poke();
+        this.#evictor.hurry();
+      },
       writing: (bytes: number) => this.#wear.add("metadata", bytes, clock.nowMs()),
     };
     this.#log = new SegmentLog(drive, this.#table, this.#sequences, hooks, logger);
     const [table, log, wear, sequences] = [this.#table, this.#log, this.#wear, this.#sequences];
     const parts = { drive, table, log, wear, sequences, clock, logger };
     this.#writer = new BlockWriter(parts);
-    const shelfOf = (id: number) => this.#shelves[id];
+    const reading = this.#reading;
+    const corrupt = (blocks: number): void => {
+      this.#blocksCorrupt += blocks;
+    };
+    this.#leave = new Leave({ drive, reading, logger, corrupt });
     const largestBlockBytes = () => this.#largestBlockBytes();
-    this.#evictor = new Evictor({ ...parts, reading: this.#reading, shelfOf, largestBlockBytes });
+    this.#evictor = new Evictor({ ...parts, reading, leave: this.#leave, shelves: this.#shelves, largestBlockBytes });
   }
 
   get probe(): NvmeDriveProbe {
@@ -227,8 +240,8 @@ export class NvmeDrive {
     return loadBlocks(parts, shelf, batch, options);
   }
 
-  /** Removes what is there; what is being stored meanwhile is not. A key whose removal could not be written down is FAILED: it
-   * cannot be loaded any more, but may be back after a restart.
+  /** Removes what is there, also what is being evicted; what is being stored meanwhile is not. A key whose removal could not be written down is
+   * FAILED: it cannot be loaded any more, but may be back after a restart.
    * @internal */
   async remove(shelf: Shelf, keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
     const result = uniformResult(keys.count, Outcome.MISS);
@@ -239,16 +252,17 @@ export class NvmeDrive {
       if (row === NO_ROW || shelf.state(row) !== RowState.STORED || positionOf.has(row)) continue;
       positionOf.set(row, i);
     }
-    if (positionOf.size === 0) return result;
-    const removed = this.#drop(shelf, [...positionOf.keys()]);
+    const positions = new Set([...positionOf.values(), ...this.#leave.withdraw(shelf, keys)]);
+    if (positions.size === 0) return result;
+    this.#drop(shelf, [...positionOf.keys()]);
     let outcome: Outcome = Outcome.REMOVED;
     let code: KvferryError["code"] | undefined;
     try {
-      await this.#writer.writeTombstones(shelf, removed, signal);
+      await this.#writer.writeTombstones(shelf, selectKeys(keys, [...positions]), signal);
     } catch (thrown) {
       [outcome, code] = [Outcome.FAILED, toKvferryError(thrown, "remove").code];
     }
-    for (const i of positionOf.values()) setOutcome(result, i, outcome, code);
+    for (const i of positions) setOutcome(result, i, outcome, code);
     return result;
   }
 

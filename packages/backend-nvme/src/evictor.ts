@@ -10,15 +10,21 @@ import {
   segmentOf,
 } from "@kvferry/native";
 import { REINSERTED_SHARE_MAX } from "./config.js";
-import { chooseKept, type KeptRows } from "./reinsertion.js";
+import type { Leave } from "./leave.js";
+import { liveRows } from "./live-rows.js";
+import { chooseKept } from "./reinsertion.js";
 import type { Room, SegmentLog } from "./segment-log.js";
 import { SegmentState, type SegmentTable } from "./segment-table.js";
-import { RowState, type Shelf } from "./shelf.js";
+import type { Shelf } from "./shelf.js";
 import type { UseCounts } from "./use-counts.js";
 import type { WearCounter } from "./wear.js";
 
 /** Segments that are kept free, so that a store seldom waits for room. */
 const SEGMENTS_FREE_MIN = 1;
+/** Where others copy blocks before they go, which takes longer: stores fill one more meanwhile … */
+const SEGMENTS_FREE_MIN_LISTENING = 2;
+/** … unless it would be too great a part of the drive. */
+const SEGMENTS_TO_SPARE_MIN = 8;
 /** Memory for blocks that are being copied, at most, but one block always fits. */
 const STAGING_BYTES_MAX = 16 * 1024 * 1024;
 
@@ -37,9 +43,11 @@ export interface EvictorParts {
   readonly log: SegmentLog;
   readonly reading: UseCounts;
   readonly wear: WearCounter;
+  readonly leave: Leave;
   readonly logger: Logger;
   readonly clock: Clock;
-  shelfOf(id: number): Shelf | undefined;
+  /** By their numbers. */
+  readonly shelves: readonly Shelf[];
   /** What a block takes with all that goes with it, the largest of all namespaces in use: a store must find that much in a segment that has just
    * been opened, or it would wait for ever. */
   largestBlockBytes(): number;
@@ -52,12 +60,14 @@ export interface EvictorCounters {
   readonly segmentsDiscarded: number;
 }
 
-/** Makes room: gives up whole segments, oldest first, after copying what is worth it. One at a time. */
+/** Makes room: gives up whole segments, oldest first, after copying what is used more than most. One at a time. */
 export class Evictor {
   readonly #parts: EvictorParts;
   #running: Promise<void> | undefined;
   #staging: MappedRegion | undefined;
   #stopped = false;
+  /** Whether a store waits for the segment that is being given up. */
+  #isWaitedFor = false;
   #segmentsEvicted = 0;
   #blocksEvicted = 0;
   #blocksReinserted = 0;
@@ -80,27 +90,56 @@ export class Evictor {
   poke(): void {
     if (this.#running !== undefined || this.#stopped) return;
     const { table, log, logger } = this.#parts;
-    if (table.freeCount >= SEGMENTS_FREE_MIN) return;
+    if (table.freeCount >= this.#segmentsFreeMin()) return;
     const victim = table.victim();
     if (victim === undefined) return; // once one has been sealed, whoever waits asks again
     this.#running = this.#evict(victim)
-      .catch((err: unknown) => logger.error({ err, segment: victim }, "a segment could not be given up"))
-      .finally(() => {
+      .then(() => true)
+      .catch((err: unknown) => {
+        logger.error({ err, segment: victim }, "a segment could not be given up");
+        return false;
+      })
+      .then((hasGone) => {
         this.#running = undefined;
         log.changed(); // whoever still waits asks again
+        if (hasGone && this.#hasRoomForCopies()) this.poke(); // more than one may be wanted
       });
+  }
+
+  /** A store waits for room: what is being given up has no time to lose. */
+  hurry(): void {
+    this.#isWaitedFor = true;
+    this.#parts.leave.hurry();
   }
 
   /** Settles when nothing is being evicted; nothing is begun any more. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.hurry();
     await this.#running;
     this.#staging?.close();
     this.#staging = undefined;
   }
 
+  /** How many segments are to be free. */
+  #segmentsFreeMin(): number {
+    const { shelves, table } = this.#parts;
+    const spares = table.segments >= SEGMENTS_TO_SPARE_MIN && shelves.some(({ hasListeners }) => hasListeners);
+    return spares ? SEGMENTS_FREE_MIN_LISTENING : SEGMENTS_FREE_MIN;
+  }
+
+  /** Whether the open segment has as much room as copies may take. */
+  #hasRoomForCopies(): boolean {
+    const { log, table, drive } = this.#parts;
+    const open = log.openSegment;
+    if (open === undefined) return false;
+    const taken = (table.usedBytes[open] as number) + (table.heldBytes[open] as number);
+    return taken <= drive.segmentBytes * (1 - REINSERTED_SHARE_MAX);
+  }
+
   async #evict(segment: number): Promise<void> {
-    const { table, log, drive, reading, wear, clock, logger } = this.#parts;
+    const { table, log, drive, reading, wear, leave, shelves, clock, logger } = this.#parts;
+    this.#isWaitedFor = false;
     table.state[segment] = SegmentState.EVICTING;
     for (const copy of this.#plan(segment)) {
       try {
@@ -111,7 +150,9 @@ export class Evictor {
         log.release(copy.room);
       }
     }
-    this.#dropRest(segment);
+    const live = liveRows(table, segment, shelves);
+    this.#blocksEvicted += await leave.letCopy(segment, live, this.#isWaitedFor);
+    this.#dropRest(segment, live);
     await reading.idle(segment); // whoever is reading has come before; nobody can come any more
     wear.add("metadata", SEGMENT_HEADER_BYTES, clock.nowMs()); // which is zeroed
     try {
@@ -126,11 +167,12 @@ export class Evictor {
 
   /** Chooses what to copy and takes room for it, all in one turn. */
   #plan(segment: number): Copy[] {
-    const { log, drive, wear, clock, largestBlockBytes } = this.#parts;
+    const { table, shelves, log, drive, wear, clock, largestBlockBytes } = this.#parts;
     const bytesMax = Math.min(drive.segmentBytes * REINSERTED_SHARE_MAX, wear.leftBytes(clock.nowMs()));
     const leaveBytes = largestBlockBytes();
     const copies: Copy[] = [];
-    for (const { shelf, rows } of this.#chosen(segment, bytesMax)) {
+    const kept = bytesMax <= 0 ? [] : chooseKept(liveRows(table, segment, shelves), bytesMax);
+    for (const { shelf, rows } of kept) {
       const perRecord = Math.max(1, Math.floor(STAGING_BYTES_MAX / shelf.paddedBytes));
       for (let at = 0; at < rows.length; ) {
         const room = log.tryReserve(shelf.namespace, Math.min(perRecord, rows.length - at), { leaveBytes });
@@ -141,17 +183,6 @@ export class Evictor {
       }
     }
     return copies;
-  }
-
-  #chosen(segment: number, bytesMax: number): KeptRows[] {
-    const { table, shelfOf, logger } = this.#parts;
-    if (bytesMax <= 0) return [];
-    try {
-      return chooseKept(table, segment, shelfOf, bytesMax);
-    } catch (err) {
-      logger.error({ err, segment }, "could not tell which blocks are worth keeping"); // a hook has thrown
-      return [];
-    }
   }
 
   /** Reads blocks and appends those that verify. */
@@ -209,17 +240,11 @@ export class Evictor {
   }
 
   /** What still counts in a segment is there no more. */
-  #dropRest(segment: number): void {
-    const { table, shelfOf } = this.#parts;
-    const byShelf = new Map<Shelf, number[]>();
-    table.forEachEntry(segment, (id, row, offset4k) => {
-      const shelf = shelfOf(id);
-      if (shelf === undefined || shelf.state(row) !== RowState.STORED || !shelf.isAt(row, offset4k)) return;
-      const rows = byShelf.get(shelf);
-      if (rows === undefined) byShelf.set(shelf, [row]);
-      else rows.push(row);
-    });
-    for (const [shelf, rows] of byShelf) {
+  #dropRest(segment: number, live: ReadonlyMap<Shelf, readonly number[]>): void {
+    const { segmentBytes } = this.#parts.drive;
+    for (const [shelf, all] of live) {
+      const rows = all.filter((row) => shelf.isIn(row, segment, segmentBytes));
+      if (rows.length === 0) continue;
       const keys = shelf.index.keysOf(rows);
       for (const row of rows) shelf.drop(row);
       this.#blocksEvicted += rows.length;

@@ -1,5 +1,4 @@
 import { NO_ROW } from "@kvferry/core";
-import type { SegmentTable } from "./segment-table.js";
 import type { Shelf } from "./shelf.js";
 
 const PAGE_BYTES = 4096;
@@ -13,29 +12,22 @@ export interface KeptRows {
 /** Live blocks of one segment and one shelf. */
 class Candidates {
   readonly shelf: Shelf;
-  readonly rows: number[] = [];
+  readonly rows: readonly number[];
   /** Those chosen, parents before their children. */
   readonly kept: number[] = [];
-  readonly #here: Set<number> = new Set();
+  readonly #here: Set<number>;
   readonly #chosen: Set<number> = new Set();
 
-  constructor(shelf: Shelf) {
+  constructor(shelf: Shelf, rows: readonly number[]) {
     this.shelf = shelf;
+    this.rows = rows;
+    this.#here = new Set(rows);
   }
 
-  add(row: number): void {
-    this.rows.push(row);
-    this.#here.add(row);
-  }
-
-  /** Which of them are worth keeping, most worth first: what the user of the namespace says, else those used more than most since they were written. */
-  worthKeeping(): number[] {
+  /** Those used more than most since they were written, most first. */
+  usedMore(): number[] {
     const { shelf, rows } = this;
-    const worth = [...shelf.users].find((user) => user.worth !== undefined)?.worth;
-    const says = worth?.(shelf.index.keysOf(rows));
-    const kept =
-      says === undefined ? rows.filter((row) => shelf.isUsedMore(row)) : rows.filter((_, i) => says[i] === 1);
-    return kept.sort((a, b) => shelf.uses(b) - shelf.uses(a)); // stable: of equals the one written first
+    return rows.filter((row) => shelf.isUsedMore(row)).sort((a, b) => shelf.uses(b) - shelf.uses(a)); // stable: of equals the one written first
   }
 
   /** Chooses a row and the blocks before it in its chain that lie here too, from the first one on, as many as fit: a child without its
@@ -56,29 +48,16 @@ class Candidates {
 }
 
 /** What of a segment is to be copied before it is given up: at most `bytesMax` bytes of payload, parents before their children. */
-export function chooseKept(
-  table: SegmentTable,
-  segment: number,
-  shelfOf: (id: number) => Shelf | undefined,
-  bytesMax: number,
-): KeptRows[] {
-  const byShelf = new Map<number, Candidates>();
-  table.forEachEntry(segment, (id, row, offset4k) => {
-    const shelf = shelfOf(id);
-    if (shelf === undefined || !shelf.isAt(row, offset4k)) return;
-    let candidates = byShelf.get(id);
-    if (candidates === undefined) {
-      candidates = new Candidates(shelf);
-      byShelf.set(id, candidates);
-    }
-    candidates.add(row);
-  });
+export function chooseKept(live: ReadonlyMap<Shelf, readonly number[]>, bytesMax: number): KeptRows[] {
   let left = bytesMax;
-  for (const candidates of byShelf.values()) {
-    for (const row of candidates.worthKeeping()) {
+  const kept: KeptRows[] = [];
+  for (const [shelf, rows] of live) {
+    const candidates = new Candidates(shelf, rows);
+    for (const row of candidates.usedMore()) {
       if (left < PAGE_BYTES) break;
       left -= candidates.choose(row, left);
     }
+    if (candidates.kept.length > 0) kept.push({ shelf, rows: candidates.kept });
   }
-  return [...byShelf.values()].map(({ shelf, kept }) => ({ shelf, rows: kept })).filter(({ rows }) => rows.length > 0);
+  return kept;
 }

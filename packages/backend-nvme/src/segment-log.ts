@@ -38,7 +38,7 @@ export interface Wish {
 export interface SegmentLogHooks {
   /** A segment has just begun its life and is empty; called before anyone else gets room in it. */
   opened(): void;
-  /** No segment is free: called when one has been opened, and again and again while a store waits. */
+  /** No segment is free: called again and again while a store waits. */
   starved(): void;
   /** The log itself writes so many bytes: the header or the summary of a segment. */
   writing(bytes: number): void;
@@ -207,7 +207,6 @@ export class SegmentLog {
     this.#table.begin(segment, { epoch: sequence, sequence, usedBytes: SEGMENT_HEADER_BYTES });
     this.#open = segment;
     this.#hooks.opened();
-    if (this.#table.freeCount === 0) this.#hooks.starved();
   }
 
   /** Seals a segment as soon as its last record is written. One that cannot be sealed is given up all the same when its turn has come:

@@ -1,13 +1,20 @@
-import { type KeyBatch, LookupState, NO_ROW, PrefixIndex, type RemovalReason } from "@kvferry/core";
-import type { SegmentNamespace } from "@kvferry/native";
-import type { WorthKeeping } from "./config.js";
+import {
+  type EvictingListeners,
+  type KeyBatch,
+  LookupState,
+  NO_ROW,
+  PrefixIndex,
+  type RemovalReason,
+} from "@kvferry/core";
+import { type SegmentNamespace, segmentOf } from "@kvferry/native";
 
 /** What a row stands for. PENDING: a block that is being stored; nothing can be loaded yet. */
 export const RowState = { ABSENT: 0, STORED: 1, PENDING: 2 } as const;
 
 /** A backend that serves the namespace now. */
 export interface ShelfUser {
-  readonly worth: WorthKeeping | undefined;
+  /** Who copies blocks before they are evicted. */
+  readonly evicting: EvictingListeners;
   removed(keys: KeyBatch, reason: RemovalReason): void;
 }
 
@@ -90,6 +97,11 @@ export class Shelf {
   /** Whether a block that was written at `offset4k` for this row is still the one that counts. */
   isAt(row: number, offset4k: number): boolean {
     return this.#state[row] === RowState.STORED && this.#offset4k[row] === offset4k;
+  }
+
+  /** Whether the row's block is stored, and lies in a segment. */
+  isIn(row: number, segment: number, segmentBytes: number): boolean {
+    return this.#state[row] === RowState.STORED && segmentOf(this.#offset4k[row] as number, segmentBytes) === segment;
   }
 
   /** One LookupState a key. The order of the keys tells how their blocks follow one another. */
@@ -193,6 +205,12 @@ export class Shelf {
     this.#usesOfAll -= this.uses(row);
     this.#uses[row] = uses;
     this.#usesOfAll += this.uses(row);
+  }
+
+  /** Whether anybody wants to hear of blocks before they are evicted. */
+  get hasListeners(): boolean {
+    for (const { evicting } of this.users) if (evicting.size > 0) return true;
+    return false;
   }
 
   announce(keys: KeyBatch, reason: RemovalReason): void {

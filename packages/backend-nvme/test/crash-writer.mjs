@@ -9,6 +9,10 @@ const [path, seed, ioUring] = process.argv.slice(2);
 const backend = new NvmeBackend({ path, ...CRASH_DRIVE, ioUring });
 await backend.open({ namespace: createNamespace(namespaceFields), keyBytes: KEY_BYTES, blockBytes: CRASH_BLOCK_BYTES });
 const ROWS = 16;
+backend.onEvicting(async ({ keys, load }) => {
+  const all = Uint32Array.from({ length: keys.count }, (_, i) => i);
+  await load(all, createMemoryRegion(keys.count, CRASH_BLOCK_BYTES), all); // so that some are on their way out when it is killed
+});
 process.stdout.write("storing\n");
 
 /** One of several streams of calls at a time. */

@@ -4,14 +4,7 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import type { Clock, Namespace } from "@kvferry/core";
 import { expect } from "vitest";
-import {
-  NvmeBackend,
-  type NvmeBackendOptions,
-  type NvmeDrive,
-  type NvmeDriveConfig,
-  type NvmeDriveHooks,
-  openNvmeDrive,
-} from "../src/index.js";
+import { NvmeBackend, type NvmeDrive, type NvmeDriveConfig, type NvmeDriveHooks, openNvmeDrive } from "../src/index.js";
 import { namespaceOf } from "./blocks.js";
 import { KEY_BYTES } from "./crash-blocks.mjs";
 
@@ -64,10 +57,12 @@ export class TestDrive {
 
   async backend(
     blockBytes: number,
-    options: NvmeBackendOptions & { readonly namespace?: Namespace; readonly keyBytes?: number } = {},
+    {
+      namespace = namespaceOf(),
+      keyBytes = KEY_BYTES,
+    }: { readonly namespace?: Namespace; readonly keyBytes?: number } = {},
   ): Promise<NvmeBackend> {
-    const { namespace = namespaceOf(), keyBytes = KEY_BYTES, ...rest } = options;
-    const backend = new NvmeBackend({ drive: this.drive, ...rest });
+    const backend = new NvmeBackend({ drive: this.drive });
     this.#backends.push(backend);
     await backend.open({ namespace, keyBytes, blockBytes, ...this.#hooks });
     return backend;

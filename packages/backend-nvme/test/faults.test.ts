@@ -1,17 +1,12 @@
 import { type KeyBatch, keyAt, LookupState, Outcome, outcomeCode } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
-import { resolveDriveConfig } from "../src/config.js";
-import { NvmeDrive } from "../src/drive.js";
-import { NvmeBackend, type NvmeBackendOptions } from "../src/index.js";
 import { TOMBSTONES } from "../src/meta-records.js";
 import { batchOf, count, keysFrom, load, namespaceOf } from "./blocks.js";
-import { KEY_BYTES, numberOf } from "./crash-blocks.mjs";
-import { DriveDouble } from "./drive-double.js";
+import { numberOf } from "./crash-blocks.mjs";
+import { type DoubleDrive, openDouble } from "./double-drives.js";
 
 // What a drive does that no file can be made to do.
 
-const SEGMENT_BYTES = 256 * 1024;
-const SEGMENTS = 6;
 const BLOCK_BYTES = 8192;
 const ends: (() => Promise<unknown>)[] = [];
 
@@ -19,23 +14,10 @@ afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
-async function setup(
-  options: NvmeBackendOptions = {},
-): Promise<{ double: DriveDouble; drive: NvmeDrive; backend: NvmeBackend }> {
-  const double = new DriveDouble(SEGMENT_BYTES, SEGMENTS);
-  const capacityBytes = 2 ** 20 + SEGMENT_BYTES * SEGMENTS;
-  const drive = new NvmeDrive(
-    resolveDriveConfig({ path: "/double", capacityBytes, segmentBytes: SEGMENT_BYTES }),
-    double,
-  );
-  await drive.recover();
-  const backend = new NvmeBackend({ drive, ...options });
-  await backend.open({ namespace: namespaceOf(), keyBytes: KEY_BYTES, blockBytes: BLOCK_BYTES });
-  ends.push(
-    () => drive.close(),
-    () => backend.close(),
-  );
-  return { double, drive, backend };
+async function setup(): Promise<DoubleDrive> {
+  const opened = await openDouble();
+  ends.push(() => opened.close());
+  return opened;
 }
 
 describe("a drive that fails", () => {
@@ -112,11 +94,7 @@ describe("a load that hangs in the drive", () => {
 
 describe("copying what is worth keeping", () => {
   /** Fills the drive so that the segment of `used` is given up; `act` runs while it is being read for the copy. */
-  async function giveUp(
-    { double, backend }: Awaited<ReturnType<typeof setup>>,
-    used: KeyBatch,
-    act: () => Promise<unknown>,
-  ): Promise<void> {
+  async function giveUp({ double, backend }: DoubleDrive, used: KeyBatch, act: () => Promise<unknown>): Promise<void> {
     await load(backend, used);
     let reached = (): void => {};
     const reading = new Promise<void>((resolve) => {
@@ -179,19 +157,6 @@ describe("copying what is worth keeping", () => {
     expect([...(await test.backend.lookup(used))]).toEqual([0, 0, 0, 0]);
     for (let i = 0; i < 4; i++) expect(evicted.has(i)).toBe(true);
     expect(count(await load(test.backend, used), Outcome.MISS)).toBe(4);
-  });
-
-  it("goes on where the hook that says what is worth keeping throws", async () => {
-    const { drive, backend } = await setup({
-      worth: () => {
-        throw new Error("a composer's mistake");
-      },
-    });
-    for (let at = 0; at < 400; at += 20) {
-      const { outcomes } = await backend.store(batchOf(keysFrom(at, 20), BLOCK_BYTES));
-      expect(count(outcomes, Outcome.STORED)).toBe(20);
-    }
-    expect(drive.counters().segmentsEvicted).toBeGreaterThan(3);
   });
 });
 

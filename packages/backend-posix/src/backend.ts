@@ -11,11 +11,15 @@ import {
   keyAt,
   LookupState,
   mergeResult,
+  newWriterName,
   OffloadBackend,
   Outcome,
   POLICIES,
   packKeys,
+  RecordKind,
+  type RootStatus,
   type ScanPage,
+  type SharedRoot,
   selectBatch,
   selectKeys,
   setOutcome,
@@ -24,8 +28,7 @@ import {
   type Usage,
 } from "@kvferry/core";
 import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/native";
-import { RecordKind } from "./capacity/log.js";
-import { acquireRoot, type RootStatus, releaseRoot, type SharedRoot } from "./capacity/root.js";
+import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
 import { Evicted } from "./evicted.js";
@@ -36,7 +39,7 @@ import { posixManifest } from "./manifest.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
-import { livingWriters, newWriterName, removeDeadWriters, removeWriterFolder } from "./writers.js";
+import { livingWriters, removeDeadWriters, removeWriterFolder } from "./writers.js";
 
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
@@ -79,7 +82,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _open(context: AuthorContext): Promise<void> {
     const folders = foldersOf(this.#config, context.namespace);
     this.#folders = folders;
-    await this.#habits?.checkRoot(this.#config.root);
+    await this.#habits?.checkRoot?.(this.#config.root);
     await makeFolder(folders.blocks, this.#config.folderMode);
     await makeFolder(folders.namespace, this.#config.folderMode);
     this.#engine =
@@ -90,7 +93,7 @@ export class PosixBackend extends OffloadBackend {
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
-    this.#finder = this.#habits?.createFinder({
+    this.#finder = this.#habits?.createFinder?.({
       config: this.#config,
       files: this.#files,
       presence: this.#presence,

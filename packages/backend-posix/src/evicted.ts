@@ -1,5 +1,4 @@
-import { type KeyBatch, keyAt, selectKeys } from "@kvferry/core";
-import type { FolderUser } from "./capacity/root.js";
+import { type FolderUser, type KeyBatch, keyAt, selectKeys } from "@kvferry/core";
 import type { Presence } from "./presence.js";
 
 export interface EvictedOptions {

@@ -28,6 +28,6 @@ export interface FinderParts {
 export interface FileSystemHabits {
   readonly manifest: Manifest;
   /** Looks at the root before anything is made in it. Rejects with a KvferryError if it cannot be used. */
-  checkRoot(root: string): Promise<void>;
-  createFinder(parts: FinderParts): BlockFinder;
+  checkRoot?(root: string): Promise<void>;
+  createFinder?(parts: FinderParts): BlockFinder;
 }

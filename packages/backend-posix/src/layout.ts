@@ -2,7 +2,7 @@ import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { GROUP_BYTES, keyGroup, keyHex, type Namespace } from "@kvferry/core";
 import type { LayoutName } from "@kvferry/native";
-import type { ResolvedPosixConfig } from "./config.js";
+import type { PosixConfig, ResolvedPosixConfig } from "./config.js";
 
 /** The folders of one namespace below a root; docs/block-format.md, "Paths". */
 export interface Folders {
@@ -13,7 +13,10 @@ export interface Folders {
   readonly quarantine: string;
 }
 
-export function foldersOf(config: ResolvedPosixConfig, namespace: Namespace): Folders {
+/** The settings that decide where a namespace lies. */
+export type FolderNames = Pick<PosixConfig, "root" | "layout" | "vllmFs">;
+
+export function foldersOf(config: FolderNames, namespace: Namespace): Folders {
   if (config.layout === "vllm-fs" && config.vllmFs !== undefined) {
     const blocks = join(config.root, `${config.vllmFs.base}_r${config.vllmFs.rank}`);
     const own = join(blocks, ".kvferry");

@@ -8,6 +8,7 @@ import {
   keyAt,
   LookupState,
   type Namespace,
+  newWriterName,
   Outcome,
   outcomeCode,
   packedKeys,
@@ -17,7 +18,6 @@ import { crc32c } from "@kvferry/native";
 import fc from "fast-check";
 import { afterEach, describe, expect, it } from "vitest";
 import { PosixBackend, type PosixConfig } from "../src/index.js";
-import { newWriterName } from "../src/writers.js";
 import { namespaceFields } from "./crash-blocks.mjs";
 import { blockPath, flipByte, makeRoot, vllmFs } from "./storage.js";
 

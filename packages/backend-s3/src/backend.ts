@@ -7,26 +7,37 @@ import {
   abortCode,
   type BatchResult,
   type BlockBatch,
+  type CapacityPace,
+  countOutcome,
   type ErrorCode,
   type KeyBatch,
+  KvferryError,
   keyAt,
   LookupState,
   OffloadBackend,
   Outcome,
   packKeys,
+  RecordKind,
+  type RootStatus,
   type ScanPage,
+  selectKeys,
   setOutcome,
   slotBytes,
   storedBlockBytes,
+  THRIFTY_PACE,
   toKvferryError,
   type Usage,
   uniformResult,
 } from "@kvferry/core";
 import { Background, untilAborted } from "./background.js";
+import { copyOf, firstOfEqual, keysWith } from "./batch-keys.js";
+import { acquirePrefix } from "./capacity/root.js";
+import { CapacityShare } from "./capacity/share.js";
+import type { StoreRoom } from "./capacity/store-room.js";
 import { type RunningChecksum, runningChecksum } from "./checksum.js";
 import { type ResolvedS3Config, resolveConfig, type S3Config } from "./config.js";
 import { Inventory } from "./inventory.js";
-import { KnownKeys, keyText } from "./known-keys.js";
+import { KnownKeys } from "./known-keys.js";
 import { loadBlock } from "./load-block.js";
 import { LookupPlan } from "./lookup.js";
 import { s3Manifest } from "./manifest.js";
@@ -59,13 +70,19 @@ export class S3Backend extends OffloadBackend {
   readonly #writer: string = `${hostname().slice(0, 32)}-${process.pid}-${randomBytes(6).toString("hex")}`;
   #requests: S3Requests | undefined;
   #opened: Opened | undefined;
+  /** With a capacity. */
+  #share: CapacityShare | undefined;
   /** Blocks of loads and stores under way and waiting. */
   #queued = 0;
 
-  /** @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: S3Config) {
+  readonly #pace: CapacityPace;
+
+  /** @param pace of servers that share a capacity; all of them have the same. The default is meant for storages where requests cost money.
+   * @throws KvferryError CONFIG_INVALID with `context.field`. */
+  constructor(config: S3Config, pace: CapacityPace = THRIFTY_PACE) {
     super(s3Manifest);
     this.#config = resolveConfig(config);
+    this.#pace = pace;
   }
 
   /** Whether the storage was found to honour If-None-Match; undefined before open. */
@@ -77,6 +94,11 @@ export class S3Backend extends OffloadBackend {
   get requests(): { readonly running: number; readonly waiting: number } {
     const { running = 0, waiting = 0 } = this.#requests?.gate ?? {};
     return { running, waiting };
+  }
+
+  /** What this process knows of the prefix's capacity; undefined without one, and before open. */
+  get rootStatus(): RootStatus | undefined {
+    return this.#share?.status;
   }
 
   protected override async _open(context: AuthorContext): Promise<void> {
@@ -94,7 +116,13 @@ export class S3Backend extends OffloadBackend {
       remover: new BlockRemover(requests),
       checksum: runningChecksum(),
     };
-    await untilAborted(inventory.begin(), context.signal);
+    this.#joinCapacity(context, this.#opened);
+    try {
+      await untilAborted(inventory.begin(), context.signal);
+    } catch (thrown) {
+      await this.#share?.close();
+      throw thrown;
+    }
     const leftovers = { olderThanMs: uploadLeftoverMs, context };
     const inBackground: RequestOptions = { signal: stopping, priority: "store" };
     void this.#background.start(() => abortLeftovers(requests, names, leftovers, inBackground));
@@ -105,45 +133,58 @@ export class S3Backend extends OffloadBackend {
     if (known.complete) {
       const plan = new LookupPlan(keys, known);
       for (let ask = plan.next(); ask.length > 0; ask = plan.next()) await this.#ask(keys, ask, plan.states, options);
-      return plan.states;
+      return this.#tellOrder(keys, plan.states);
     }
     const states = new Uint8Array(keys.count);
-    if (known.lookup(keys, states) === 0) return states;
+    if (known.lookup(keys, states) === 0) return this.#tellOrder(keys, states);
     const ask: number[] = [];
     for (let i = 0; i < keys.count; i++) {
       if (states[i] === LookupState.MISS && !known.isMiss(keyAt(keys, i))) ask.push(i);
     }
     await this.#ask(keys, ask, states, options);
-    return states;
+    return this.#tellOrder(keys, states);
   }
 
   protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
     const { known } = this.#live;
     if (!known.complete) {
       const states = new Uint8Array(keys.count);
-      return known.lookup(keys, states) === 0 ? states : undefined;
+      return known.lookup(keys, states) === 0 ? this.#tellOrder(keys, states) : undefined;
     }
     const plan = new LookupPlan(keys, known);
-    return plan.next().length === 0 ? plan.states : undefined;
+    return plan.next().length === 0 ? this.#tellOrder(keys, plan.states) : undefined;
   }
 
-  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const twins = firstOfEqual(batch.keys);
-    return this.#moving("store", batch.keys, options, async (i) => {
-      const first = twins.get(i);
-      return first === undefined ? this.#storeOne(batch, i, options) : undefined;
-    }).then((result) => {
-      for (const [i, first] of twins) {
-        const outcome = result.outcomes[first] as number;
-        result.outcomes[i] = outcome === Outcome.STORED ? Outcome.PRESENT : outcome;
-        result.codes[i] = result.codes[first] as number;
-      }
-      return result;
-    });
+    const room = await this.#reserve(batch.keys, twins, options);
+    let result: BatchResult;
+    try {
+      result = await this.#moving("store", batch.keys, options, async (i) =>
+        twins.has(i) ? undefined : this.#storeOne(batch, i, room, options),
+      );
+    } finally {
+      room?.settle();
+    }
+    for (const [i, first] of twins) {
+      const outcome = result.outcomes[first] as number;
+      result.outcomes[i] = outcome === Outcome.STORED ? Outcome.PRESENT : outcome;
+      result.codes[i] = result.codes[first] as number;
+    }
+    return result;
   }
 
-  protected override _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
-    return this.#moving("load", batch.keys, options, (i) => this.#loadOne(batch, i, options));
+  protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    const keys = this.#share === undefined ? batch.keys : copyOf(batch.keys);
+    const gone: number[] = [];
+    const result = await this.#moving("load", keys, options, (i) =>
+      this.#loadOne({ ...batch, keys }, i, options, () => gone.push(i)),
+    );
+    if (this.#share !== undefined && countOutcome(result, Outcome.LOADED) > 0) {
+      this.#share.tell(RecordKind.USED, keysWith(keys, result, Outcome.LOADED));
+    }
+    this.#share?.tell(RecordKind.GONE, selectKeys(keys, gone));
+    return result;
   }
 
   protected override async _remove(keys: KeyBatch, options: AuthorOptions): Promise<BatchResult> {
@@ -174,6 +215,7 @@ export class S3Backend extends OffloadBackend {
     } finally {
       known.removals++;
     }
+    this.#share?.tell(RecordKind.GONE, keysWith(keys, result, Outcome.REMOVED));
     for (const [i, error] of failures) setOutcome(result, i, Outcome.FAILED, this.#codeOf(error, "remove", options));
     return result;
   }
@@ -191,13 +233,14 @@ export class S3Backend extends OffloadBackend {
     return {
       bytes: known.size * storedBlockBytes(this.context.blockBytes),
       blocks: known.size,
-      capacityBytes: undefined,
+      capacityBytes: this.#config.capacityBytes,
     };
   }
 
   protected override async _close(): Promise<void> {
     this.#stopping.abort();
     await this.#background.idle();
+    await this.#share?.close();
     this.#requests?.close();
   }
 
@@ -234,12 +277,19 @@ export class S3Backend extends OffloadBackend {
     return result;
   }
 
-  async #storeOne(batch: BlockBatch, index: number, options: AuthorOptions): Promise<Answer> {
+  async #storeOne(
+    batch: BlockBatch,
+    index: number,
+    room: StoreRoom | undefined,
+    options: AuthorOptions,
+  ): Promise<Answer> {
     const { known, names, requests, conditional, checksum } = this.#live;
     const { namespace, blockBytes, clock } = this.context;
     const key = keyAt(batch.keys, index).slice(); // the caller may reuse its keys after an abort
     if (known.has(key)) return [Outcome.PRESENT];
+    if (room?.has(index) === false) return this.#withoutRoom();
     const { removals } = known;
+    const sending = { ...requestOptions(options), onSent: () => room?.isUnknown(index) };
     known.beginStoring(key);
     try {
       const store = {
@@ -249,7 +299,8 @@ export class S3Backend extends OffloadBackend {
       };
       const { multipartFromBytes, partBytes } = this.#config;
       const settings = { multipartFromBytes, partBytes, checksum, conditional, inBackground: this.#inBackground };
-      const outcome = await storeBlock(requests, store, settings, requestOptions(options));
+      const outcome = await storeBlock(requests, store, settings, sending);
+      room?.isThere(index);
       if (removals === known.removals) known.add(key);
       else await this.#noteIfThere(key, options);
       return [outcome];
@@ -258,7 +309,13 @@ export class S3Backend extends OffloadBackend {
     }
   }
 
-  async #loadOne(batch: BlockBatch, index: number, options: AuthorOptions): Promise<Answer> {
+  #withoutRoom(): Answer {
+    const trouble = this.#share?.trouble;
+    return trouble === undefined ? [Outcome.DROPPED, "NO_SPACE"] : [Outcome.FAILED, trouble];
+  }
+
+  /** @param noteGone called for a block that should be there and is not. */
+  async #loadOne(batch: BlockBatch, index: number, options: AuthorOptions, noteGone: () => void): Promise<Answer> {
     const { known, names, requests, checksum } = this.#live;
     const { namespace, blockBytes } = this.context;
     const key = keyAt(batch.keys, index).slice();
@@ -279,6 +336,7 @@ export class S3Backend extends OffloadBackend {
       await untilAborted(this.#setAside(key), options.signal);
     } else if (wasKnown) {
       known.delete(key); // another host has removed it
+      noteGone();
     }
     return [verdict.outcome, verdict.code];
   }
@@ -286,20 +344,64 @@ export class S3Backend extends OffloadBackend {
   #setAside(key: Uint8Array): Promise<void> {
     const { known, names, requests } = this.#live;
     const { clock, logger } = this.context;
-    const facts = { key, nowMs: clock.nowMs(), objectsMax: this.#config.quarantineObjectsMax };
+    const { quarantineObjectsMax } = this.#config;
     return this.#background.start(async () => {
       known.removals++;
+      const share = quarantineObjectsMax > 0 ? this.#share : undefined;
+      const hasRoom = await share?.reserveCopy();
       try {
-        await quarantineBlock(requests, names, facts, logger);
+        const objectsMax = hasRoom === false ? 0 : quarantineObjectsMax;
+        await quarantineBlock(requests, names, { key, nowMs: clock.nowMs(), objectsMax }, logger);
         logger.warn({ ...requests.place, object: names.block(key) }, "a damaged block was found and set aside");
       } catch (err) {
         logger.warn({ err, ...requests.place }, "a damaged block was found and could not be set aside");
       } finally {
+        if (hasRoom) share?.copied();
         known.delete(key);
         known.removals++;
       }
+      this.#share?.tell(RecordKind.GONE, packKeys([key]));
       this.announceRemoved(packKeys([key]), "corrupt");
     });
+  }
+
+  /** @throws KvferryError CONFIG_INVALID where the storage cannot elect a leader. */
+  #joinCapacity(context: AuthorContext, { conditional, requests, names, known, inventory }: Opened): void {
+    const { capacityBytes } = this.#config;
+    if (capacityBytes === undefined) return;
+    if (!conditional) {
+      const text =
+        "s3: open: 'capacityBytes' needs a storage that honours If-None-Match, and this one overwrites all the same: servers could not agree on who evicts; leave it out, or let a lifecycle rule expire blocks";
+      throw new KvferryError("CONFIG_INVALID", text, { operation: "open", context: { field: "capacityBytes" } });
+    }
+    const { clock, logger } = context;
+    const shared = acquirePrefix({ config: this.#config, capacityBytes, pace: this.#pace, clock, logger });
+    this.#share = new CapacityShare({
+      ...{ shared, pace: this.#pace, context, requests, names, known, stopping: this.#stopping.signal },
+      announce: (keys) => this.announceRemoved(keys, "evicted"),
+      relist: () => {
+        void this.#background.start(() => inventory.refresh(0));
+      },
+    });
+  }
+
+  /** Room for what a store does not know to be there; undefined without a capacity. */
+  async #reserve(
+    keys: KeyBatch,
+    twins: ReadonlyMap<number, number>,
+    { signal }: AuthorOptions,
+  ): Promise<StoreRoom | undefined> {
+    if (this.#share === undefined) return undefined;
+    const { known } = this.#live;
+    const positions = Array.from({ length: keys.count }, (_, i) => i);
+    const wanted = positions.filter((i) => !twins.has(i) && !known.has(keyAt(keys, i)));
+    return this.#share.reserve(keys, wanted, signal);
+  }
+
+  /** Tells the evictor the order of a request's blocks, if any of them is there. */
+  #tellOrder(keys: KeyBatch, states: Uint8Array): Uint8Array {
+    if (keys.count > 1 && states.includes(LookupState.HIT)) this.#share?.tell(RecordKind.OBSERVED, keys);
+    return states;
   }
 
   /** For a key that another call may have removed while this one stored it: asks until no removal is under way. */
@@ -375,17 +477,4 @@ export class S3Backend extends OffloadBackend {
 
 function requestOptions({ signal, priority }: AuthorOptions): RequestOptions {
   return { signal, priority };
-}
-
-/** For each key that was in the batch before: its position, and that of the first one. */
-function firstOfEqual(keys: KeyBatch): Map<number, number> {
-  const first = new Map<string, number>();
-  const twins = new Map<number, number>();
-  for (let i = 0; i < keys.count; i++) {
-    const text = keyText(keyAt(keys, i));
-    const of = first.get(text);
-    if (of === undefined) first.set(text, i);
-    else twins.set(i, of);
-  }
-  return twins;
 }

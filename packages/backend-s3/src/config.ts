@@ -1,4 +1,4 @@
-import { KvferryError } from "@kvferry/core";
+import { DEFAULT_POLICY, KvferryError, type PolicyName, policyNamed } from "@kvferry/core";
 
 /** Encryption by the storage, asked for with every block. Without it, what the bucket prescribes applies. */
 export interface S3Encryption {
@@ -19,6 +19,15 @@ export interface S3Config {
   readonly endpoint?: string;
   /** `<endpoint>/<bucket>` instead of `<bucket>.<endpoint>`; default true where an endpoint is given. */
   readonly forcePathStyle?: boolean;
+  /** Bytes that all blocks of all namespaces below the prefix may take, whoever stores them: all servers that have it configured hold this bound
+   * together, and evict to stay below it (docs/capacity.md). Needs a storage that honours If-None-Match. Default: no bound, and nothing is evicted. */
+  readonly capacityBytes?: number;
+  /** Objects that there may be, besides. Needs `capacityBytes`. */
+  readonly objectsMax?: number;
+  /** Which blocks are evicted first: a name of core's POLICIES. Needs `capacityBytes`. */
+  readonly policy?: PolicyName;
+  /** Bytes that the blocks of a tenant may take, by the namespace's tenant; who is not named shares the capacity alone. Needs `capacityBytes`. */
+  readonly quotas?: Readonly<Record<string, number>>;
   /** Requests on the way at once, at most; default 64. An eighth of them is never given to stores. */
   readonly socketsMax?: number;
   /** Blocks under way and waiting, at most; a batch beyond it is refused with BUSY. Default 65,536. */
@@ -42,8 +51,10 @@ export interface S3Config {
   readonly quarantineObjectsMax?: number;
 }
 
-export type ResolvedS3Config = Required<Omit<S3Config, "region" | "endpoint" | "sse">> &
-  Pick<S3Config, "region" | "endpoint" | "sse">;
+type Optional = "region" | "endpoint" | "sse" | "capacityBytes" | "objectsMax";
+
+export type ResolvedS3Config = Required<Omit<S3Config, Optional | "quotas">> &
+  Pick<S3Config, Optional> & { readonly quotas: ReadonlyMap<string, number> };
 
 const MEBIBYTE = 2 ** 20;
 const PART_BYTES_MIN = 5 * MEBIBYTE;
@@ -63,6 +74,8 @@ const MINIMA: Readonly<Record<keyof typeof DEFAULTS, number>> = {
   ...{ socketsMax: 1, queueBlocksMax: 1, multipartFromBytes: 1, rangeFromBytes: 1, partBytes: PART_BYTES_MIN },
   ...{ requestTimeoutMs: 1, missTtlMs: 0, usageMaxAgeMs: 0, uploadLeftoverMs: 0, quarantineObjectsMax: 0 },
 };
+const NOT_NUMBERS = ["bucket", "prefix", "region", "endpoint", "forcePathStyle", "sse"];
+const CAPACITY_FIELDS = ["capacityBytes", "objectsMax", "policy", "quotas"] as const;
 /** Names that look like the settings of other programs, and what is said about them. */
 const CREDENTIAL_FIELDS = ["credentials", "accessKeyId", "secretAccessKey", "sessionToken", "profile"];
 
@@ -83,6 +96,8 @@ export function resolveConfig(config: S3Config): ResolvedS3Config {
   }
   if (endpoint !== undefined) checkEndpoint(endpoint);
   checkEncryption(config.sse);
+  checkCapacity(config);
+  const { capacityBytes, objectsMax, policy = DEFAULT_POLICY, quotas = {} } = config;
   return {
     ...DEFAULTS,
     ...numbersOf(config),
@@ -90,12 +105,16 @@ export function resolveConfig(config: S3Config): ResolvedS3Config {
     ...(region !== undefined && { region }),
     ...(endpoint !== undefined && { endpoint }),
     ...(config.sse !== undefined && { sse: config.sse }),
+    ...(capacityBytes !== undefined && { capacityBytes }),
+    ...(objectsMax !== undefined && { objectsMax }),
+    policy: policyNamed(policy, "policy"),
+    quotas: new Map(Object.entries(quotas)),
     forcePathStyle: config.forcePathStyle ?? endpoint !== undefined,
   };
 }
 
 function refuseUnknown(config: S3Config): void {
-  const known = ["bucket", "prefix", "region", "endpoint", "forcePathStyle", "sse", ...Object.keys(DEFAULTS)];
+  const known = [...NOT_NUMBERS, ...CAPACITY_FIELDS, ...Object.keys(DEFAULTS)];
   for (const field of Object.keys(config)) {
     if (known.includes(field)) continue;
     if (CREDENTIAL_FIELDS.includes(field)) {
@@ -134,6 +153,21 @@ function checkEncryption(sse: S3Encryption | undefined): void {
   if (sse.type !== "AES256" && sse.type !== "aws:kms") throw invalid("sse.type", "must be AES256 or aws:kms");
   if (sse.kmsKeyId !== undefined && sse.type !== "aws:kms")
     throw invalid("sse.kmsKeyId", "belongs to the type aws:kms");
+}
+
+function checkCapacity(config: S3Config): void {
+  const { capacityBytes, objectsMax, quotas = {} } = config;
+  for (const field of CAPACITY_FIELDS) {
+    if (config[field] !== undefined && capacityBytes === undefined)
+      throw invalid(field, "needs `capacityBytes`: set it too");
+  }
+  const counts = { capacityBytes, objectsMax };
+  for (const [tenant, bytes] of Object.entries(quotas)) Object.assign(counts, { [`quotas.${tenant}`]: bytes });
+  for (const [field, value] of Object.entries(counts)) {
+    if (value !== undefined && !(Number.isSafeInteger(value) && value > 0)) {
+      throw invalid(field, `must be a whole number above 0, got ${value}`);
+    }
+  }
 }
 
 function invalid(field: string, reason: string): KvferryError {

@@ -9,7 +9,7 @@ const MISSES_MAX = 65_536;
  * What a call learns is noted after its I/O; a removal that ran meanwhile may have made it wrong, so calls compare `removals` from before and after.
  */
 export class KnownKeys {
-  readonly #keyBytes: number;
+  readonly keyBytes: number;
   readonly #missTtlMs: number;
   readonly #nowMs: () => number;
   readonly #storing: Map<string, number> = new Map();
@@ -25,7 +25,7 @@ export class KnownKeys {
   complete = false;
 
   constructor(keyBytes: number, missTtlMs: number, nowMs: () => number) {
-    this.#keyBytes = keyBytes;
+    this.keyBytes = keyBytes;
     this.#missTtlMs = missTtlMs;
     this.#nowMs = nowMs;
     this.#present = new KeySet(keyBytes);
@@ -94,7 +94,7 @@ export class KnownKeys {
   }
 
   beginListing(): void {
-    this.#fresh = new KeySet(this.#keyBytes, this.#present.size);
+    this.#fresh = new KeySet(this.keyBytes, this.#present.size);
     this.#goneSince.clear();
   }
 

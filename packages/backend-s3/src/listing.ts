@@ -1,4 +1,4 @@
-import type { ListedObject, RequestOptions, S3Requests } from "./requests.js";
+import type { ListedObject, ListPage, RequestOptions, S3Requests } from "./requests.js";
 
 /** Listings on the way at once. */
 const SHARDS_AT_ONCE = 16;
@@ -14,17 +14,27 @@ export async function* listObjects(
 ): AsyncGenerator<readonly ListedObject[]> {
   const first = await requests.list({ prefix: root }, options);
   if (first.objects.length > 0) yield first.objects;
-  const last = first.objects.at(-1)?.name;
-  if (first.next === undefined || last === undefined) return;
-  const from = last.slice(root.length, root.length + 2);
-  const shards = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0")).filter((hh) => hh >= from);
   yield* sideBySide(
-    shards.map((hh) => () => pages(requests, `${root}${hh}/`, hh === from ? last : undefined, options)),
+    shardsAfter(first, root).map(
+      ({ prefix, startAfter }) =>
+        () =>
+          pages(requests, prefix, startAfter, options),
+    ),
     SHARDS_AT_ONCE,
   );
 }
 
-async function* pages(
+/** The shards that hold what the first page below `root` does not. */
+export function shardsAfter({ objects, next }: ListPage, root: string): { prefix: string; startAfter?: string }[] {
+  const last = objects.at(-1)?.name;
+  if (next === undefined || last === undefined) return [];
+  const from = last.slice(root.length, root.length + 2);
+  const shards = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0")).filter((hh) => hh >= from);
+  return shards.map((hh) => ({ prefix: `${root}${hh}/`, ...(hh === from && { startAfter: last }) }));
+}
+
+/** The objects below `prefix` in order of their names, up to 1,000 a page. */
+export async function* pages(
   requests: S3Requests,
   prefix: string,
   startAfter: string | undefined,

@@ -11,7 +11,7 @@ export class ObjectNames {
   readonly #keyBytes: number;
   readonly #pattern: RegExp = /^([0-9a-f]{2})\/(\1[0-9a-f]*)$/;
 
-  constructor(prefix: string, namespace: Namespace, keyBytes: number) {
+  constructor(prefix: string, namespace: Pick<Namespace, "digestHex">, keyBytes: number) {
     this.root = `${prefix === "" ? "" : `${prefix}/`}${namespace.digestHex}/`;
     this.description = `${this.root}namespace.json`;
     this.quarantine = `${this.root}quarantine/`;

@@ -26,6 +26,8 @@ import { PiecesBody, Transport } from "./transport.js";
 export interface RequestOptions {
   readonly signal?: AbortSignal | undefined;
   readonly priority: Priority;
+  /** It is its turn: from now on the storage may hear of it. */
+  readonly onSent?: (() => void) | undefined;
 }
 
 /** An object as a HEAD or the head of a GET shows it. */
@@ -325,7 +327,10 @@ export class S3Requests {
   /** @throws KvferryError, or the signal's reason. */
   async #run<T>(operation: string, name: string, options: RequestOptions, request: () => Promise<T>): Promise<T> {
     try {
-      return await this.gate.run(options.priority, options.signal, request);
+      return await this.gate.run(options.priority, options.signal, () => {
+        options.onSent?.();
+        return request();
+      });
     } catch (thrown) {
       options.signal?.throwIfAborted(); // whatever broke off with it has no other cause
       throw toS3Error(thrown, operation, { ...this.place, object: name });

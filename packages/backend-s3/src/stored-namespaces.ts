@@ -1,5 +1,6 @@
 import { NAMESPACE_RECORD_BYTES_MAX, type NamespaceRecord, parseNamespaceRecord } from "@kvferry/core";
 import { resolveConfig, type S3Config } from "./config.js";
+import { readObject } from "./read-object.js";
 import { type RequestOptions, S3Requests } from "./requests.js";
 
 const OPTIONS: RequestOptions = { priority: "store" };
@@ -12,34 +13,49 @@ const END = "~";
 export async function storedNamespaces(config: S3Config): Promise<NamespaceRecord[]> {
   const resolved = resolveConfig(config);
   const requests = new S3Requests(resolved);
-  const root = resolved.prefix === "" ? "" : `${resolved.prefix}/`;
+  const root = rootOf(resolved.prefix);
   const found: NamespaceRecord[] = [];
   try {
-    let startAfter: string | undefined;
-    for (;;) {
-      const { objects } = await requests.list({ prefix: root, startAfter, objectsMax: 1 }, OPTIONS);
-      const name = objects[0]?.name;
-      if (name === undefined) return found;
-      const folder = name.slice(root.length).split("/")[0] as string;
-      startAfter = `${root}${folder}/${END}`;
-      if (startAfter <= name) startAfter = name; // an object that is not ours
-      const record = DIGEST.test(folder) ? await readRecord(requests, `${root}${folder}/namespace.json`) : undefined;
-      if (record?.namespace.digestHex === folder) found.push(record);
+    for await (const digest of namespaceFolders(requests, root)) {
+      const record = await namespaceRecord(requests, root, digest);
+      if (record !== undefined) found.push(record);
     }
+    return found;
   } finally {
     requests.close();
   }
 }
 
-async function readRecord(requests: S3Requests, name: string): Promise<NamespaceRecord | undefined> {
-  const chunks: Buffer[] = [];
-  const sink = {
-    head: ({ bytes = Number.POSITIVE_INFINITY }): boolean => bytes <= NAMESPACE_RECORD_BYTES_MAX,
-    chunk: (bytes: Uint8Array): boolean => chunks.push(Buffer.from(bytes)) > 0,
-  };
-  if (!(await requests.read(name, sink, OPTIONS))) return undefined;
+/** What comes before the names of all namespaces. */
+export function rootOf(prefix: string): string {
+  return prefix === "" ? "" : `${prefix}/`;
+}
+
+/** The digests of the namespaces below `root`, one request each. */
+export async function* namespaceFolders(requests: S3Requests, root: string): AsyncGenerator<string> {
+  let startAfter: string | undefined;
+  for (;;) {
+    const { objects } = await requests.list({ prefix: root, startAfter, objectsMax: 1 }, OPTIONS);
+    const name = objects[0]?.name;
+    if (name === undefined) return;
+    const folder = name.slice(root.length).split("/")[0] as string;
+    startAfter = `${root}${folder}/${END}`;
+    if (startAfter <= name) startAfter = name; // an object that is not ours
+    if (DIGEST.test(folder)) yield folder;
+  }
+}
+
+/** A namespace's record; undefined where there is none that can be read. */
+export async function namespaceRecord(
+  requests: S3Requests,
+  root: string,
+  digest: string,
+): Promise<NamespaceRecord | undefined> {
+  const bytes = await readObject(requests, `${root}${digest}/namespace.json`, [0, NAMESPACE_RECORD_BYTES_MAX], OPTIONS);
+  if (bytes === undefined) return undefined;
   try {
-    return parseNamespaceRecord(Buffer.concat(chunks).toString("utf8"));
+    const record = parseNamespaceRecord(Buffer.from(bytes).toString("utf8"));
+    return record.namespace.digestHex === digest ? record : undefined;
   } catch {
     return undefined; // of a later version, or no record at all
   }

@@ -7,7 +7,8 @@ import {
 import { keyHex } from "@kvferry/core";
 import { type CreatedBackend, conformance } from "@kvferry/testkit";
 import { describe, it } from "vitest";
-import { S3Backend } from "../src/index.js";
+import { S3Backend, type S3Config } from "../src/index.js";
+import { TEST_PACE } from "./capacity/pace.mjs";
 import { describeServers, type TestServer } from "./servers.js";
 
 describeServers("s3", (server, name) => {
@@ -15,13 +16,19 @@ describeServers("s3", (server, name) => {
     name: `s3 on ${name}`,
     test: { describe, it },
     caseTimeoutMs: 60_000,
-    factory: { create: () => create(server(), name) },
+    factory: { create: () => create(server(), name, {}) },
+  });
+  conformance({
+    name: `s3 on ${name}, with a capacity`,
+    test: { describe, it },
+    caseTimeoutMs: 60_000,
+    factory: { create: () => create(server(), name, { capacityBytes: 2 ** 30 }) },
   });
 });
 
-async function create(server: TestServer, name: string): Promise<CreatedBackend> {
+async function create(server: TestServer, name: string, more: Partial<S3Config>): Promise<CreatedBackend> {
   const Bucket = await server.bucket();
-  const backend = new S3Backend(server.config(Bucket));
+  const backend = new S3Backend(server.config(Bucket, more), TEST_PACE);
   const nameOf = (key: Uint8Array): string => {
     const hex = keyHex(key);
     return `cache/${backend.context.namespace.digestHex}/${hex.slice(0, 2)}/${hex}`;
@@ -34,7 +41,7 @@ async function create(server: TestServer, name: string): Promise<CreatedBackend>
   const limitless = "the server has no quota; faults.test.ts answers for it";
   return {
     backend,
-    reopen: async () => new S3Backend(server.config(Bucket)),
+    reopen: async () => new S3Backend(server.config(Bucket, more), TEST_PACE),
     damage: {
       flip: (key, at) =>
         change(key, (bytes) => {

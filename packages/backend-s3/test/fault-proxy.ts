@@ -11,6 +11,8 @@ import type { AddressInfo } from "node:net";
 /** What a bad network, or a storage in trouble, does to one request. */
 export type Fault =
   | { readonly kind: "answer"; readonly status: number; readonly code: string }
+  /** Says that it is done, and does nothing. */
+  | { readonly kind: "pretend" }
   /** Takes `bytes` of the body, then cuts the connection. */
   | { readonly kind: "cutRequest"; readonly bytes: number }
   | { readonly kind: "cutResponse"; readonly bytes: number }
@@ -70,6 +72,10 @@ export class FaultProxy {
     if (fault?.kind === "hang") return;
     if (fault?.kind === "hold") {
       void fault.release.then(() => incoming.on("data", (chunk: Buffer) => fault.held.push(chunk)));
+      return;
+    }
+    if (fault?.kind === "pretend") {
+      incoming.resume().on("end", () => answer.writeHead(200).end());
       return;
     }
     if (fault?.kind === "answer") {

@@ -122,6 +122,16 @@ export { type Mount, mountOf, mountOption, parseMounts, readMounts } from "./pro
 export { createMemoryRegion, type Region, slotBytes } from "./region.js";
 export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js";
 export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan.js";
+export { type Amount, NOTHING as NO_AMOUNT, plus as plusAmount } from "./shared-capacity/amount.js";
+export type { BlockFolder, BlockLeaf, BlockRoot, FolderBlocks } from "./shared-capacity/catalog.js";
+export type { CapacityFiles } from "./shared-capacity/files.js";
+export { LateStores, type LateStoresOptions } from "./shared-capacity/late-stores.js";
+export type { LeaderIndexes, RootCount } from "./shared-capacity/leader.js";
+export { RecordKind } from "./shared-capacity/log.js";
+export { Loop } from "./shared-capacity/loop.js";
+export { type CapacityObjects, ObjectFiles } from "./shared-capacity/object-files.js";
+export { type CapacityPace, SWIFT_PACE, THRIFTY_PACE } from "./shared-capacity/pace.js";
+export { type FolderUser, type RootStatus, SharedRoot, type SharedRootOptions } from "./shared-capacity/shared-root.js";
 export { BlockLedger, type BlockLedgerOptions } from "./tiers/block-ledger.js";
 export { type CapacityConfig, CapacityLayer } from "./tiers/capacity-layer.js";
 export {
@@ -134,3 +144,4 @@ export { TIER_METRICS } from "./tiers/metrics.js";
 export { MISS_REASONS, type MissReason, MissReasons } from "./tiers/miss-reasons.js";
 export type { StagingOptions, TieredStoreOptions, TierOptions } from "./tiers/options.js";
 export { TieredStore, type TierStatus } from "./tiers/tiered-store.js";
+export { newWriterName, writerHasEnded } from "./writer-name.js";

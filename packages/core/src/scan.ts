@@ -8,6 +8,8 @@ export interface ScanEntry {
   readonly storedAtMs: number;
   /** Last known use, ms; at least storedAtMs. */
   readonly usedAtMs: number;
+  /** Key of the block before it in its chain; undefined where that is not known, or there is none. */
+  readonly parent?: Uint8Array | undefined;
 }
 
 export interface ScanOptions {

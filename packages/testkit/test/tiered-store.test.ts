@@ -1,15 +1,19 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   createMemoryStorage,
+  EvictingListeners,
+  type EvictionSource,
   type KeyBatch,
   keyHex,
   LookupState,
   MemoryBackend,
   Outcome,
   type RemovalReason,
+  slotBytes,
   TieredStore,
   type TieredStoreOptions,
   type TierOptions,
+  uniformResult,
 } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
 import { assertOutcomes, type Bench, describeOutcome, numbers } from "../src/bench.js";
@@ -49,6 +53,33 @@ async function open(
   benches.push(bench);
   await store.settled();
   return { store, bench, tiers: backends };
+}
+
+/** A source whose evictions a test makes up. `tell` settles when its listeners have; `held` keeps their reads waiting. */
+function leavingSource(): {
+  readonly source: EvictionSource;
+  readonly listeners: EvictingListeners;
+  tell(bench: Bench, ids: readonly number[], patience?: AbortSignal, held?: Promise<void>): Promise<void>;
+} {
+  const listeners = new EvictingListeners();
+  return {
+    source: { onEvicting: (listener) => listeners.add(listener) },
+    listeners,
+    tell(bench, ids, patience, held) {
+      const { keys, region: from } = bench.filled(ids);
+      return listeners.tell({
+        keys,
+        patience,
+        async load(positions, region, slots) {
+          await held;
+          for (const [i, position] of positions.entries()) {
+            slotBytes(region, slots[i] as number, BLOCK_BYTES).set(slotBytes(from, position, BLOCK_BYTES));
+          }
+          return uniformResult(positions.length, LOADED);
+        },
+      });
+    },
+  };
 }
 
 /** What a tier has, whatever the store thinks. */
@@ -363,6 +394,52 @@ describe("eviction", () => {
     expect(states.filter((state) => state === MISS).length).toBe(6);
     expect(store.missReasons().counts()).toMatchObject({ evicted: 6, never_stored: 0 });
     hang.remove();
+  });
+
+  it("waits for staging memory where the source can wait, and else drops what does not fit at once", async () => {
+    const { source, tell } = leavingSource();
+    const staging = { bytesMax: 4 * BLOCK_BYTES };
+    const opened = await open([{ evictions: source }, { write: "none" }], { staging });
+    const { bench, store } = opened;
+    const patience = new AbortController();
+    await tell(bench, numbers(12), patience.signal);
+    await store.settled();
+    expect(store.tierStatus()[1]?.moved).toEqual({ "cascade done": 12 });
+    expect(await has(opened, 1, numbers(12))).toEqual(numbers(12).map(() => true));
+    const slow = (opened.tiers[1] as FaultyBackend).hang("store");
+    const telling = tell(bench, numbers(12, 100), patience.signal);
+    for (let turns = 0; turns < 20; turns++) await nextTurn();
+    expect(store.tierStatus()[1]).toMatchObject({ moved: { "cascade done": 12 }, pendingBlocks: 1 }); // a quarter of the memory
+    patience.abort(); // somebody waits for the room
+    await telling;
+    expect(store.tierStatus()[1]?.moved).toEqual({ "cascade done": 12, "cascade dropped": 8 });
+    slow.remove();
+    await store.settled();
+    expect(store.tierStatus()[1]?.moved).toEqual({ "cascade done": 16, "cascade dropped": 8 });
+  });
+
+  it("does not bring back what is removed while it is being copied", async () => {
+    const { source, tell } = leavingSource();
+    const opened = await open([{ evictions: source }, { write: "none" }]);
+    const { bench, store } = opened;
+    let goOn = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    const telling = tell(bench, numbers(4), undefined, held);
+    const removing = store.remove(bench.keys(numbers(4)));
+    for (let turns = 0; turns < 20; turns++) await nextTurn();
+    goOn();
+    await Promise.all([telling, removing]);
+    await store.settled();
+    expect(await has(opened, 1, numbers(4))).toEqual(numbers(4).map(() => false));
+  });
+
+  it("does not listen to a tier that does not cascade, or has none below", async () => {
+    const sources = [leavingSource(), leavingSource(), leavingSource()];
+    const tiers = [{ cascade: false }, { write: "none" as const }, { write: "none" as const }];
+    await open(tiers.map((tier, i) => ({ ...tier, evictions: sources[i]?.source })));
+    expect(sources.map(({ listeners }) => listeners.size)).toEqual([0, 1, 0]);
   });
 
   it("never takes a block that a load is reading", async () => {

@@ -31,7 +31,7 @@ export interface DoctorFlags {
 }
 
 /** Fastest first, as a configuration has them. */
-const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "nfs", "s3"];
+const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "nfs", "parallel-fs", "s3"];
 
 /** Says what each place can do, what that means and what to change. Exit code 1 if one of them should not be used. */
 export async function doctor(targets: readonly string[], flags: DoctorFlags): Promise<void> {

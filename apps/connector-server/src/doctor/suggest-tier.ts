@@ -19,7 +19,13 @@ export function suggestTier(facts: FolderFacts): TierConfig {
   }
   const depth = enoughDepth(measured?.speeds ?? []);
   const threads = depth !== undefined && mayHang(kind) ? { threads: Math.max(THREADS_MIN, depth * 2) } : {};
-  return { backend: fileSystem.name === "nfs" ? "nfs" : "posix", root: path, capacity, ...threads };
+  const isParallel = fileSystem.name === "lustre" || fileSystem.name === "gpfs";
+  return {
+    backend: isParallel ? "parallel-fs" : fileSystem.name === "nfs" ? "nfs" : "posix",
+    root: path,
+    capacity,
+    ...threads,
+  };
 }
 
 function gib(bytes: number): string {

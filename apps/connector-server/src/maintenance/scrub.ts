@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { type OffloadBackend, Outcome, packKeys, type ScanEntry } from "@kvferry/core";
 import { createRegion } from "@kvferry/native";
+import { Pace } from "./pace.js";
 
 /** Blocks read at a time: memory, not speed, is what bounds a scrub. */
 const BATCH_BYTES_MAX = 64 * 2 ** 20;
@@ -66,25 +66,5 @@ async function readPage(
     } else if (outcome === Outcome.CORRUPT) counts.corrupt++;
     else if (outcome === Outcome.MISS) counts.gone++;
     else counts.failed++;
-  }
-}
-
-/** Keeps an average rate from its start on. */
-class Pace {
-  readonly #bytesPerMs: number | undefined;
-  readonly #startedMs: number = performance.now();
-  #bytes = 0;
-
-  constructor(bytesPerSecond: number | undefined) {
-    this.#bytesPerMs = bytesPerSecond === undefined ? undefined : bytesPerSecond / 1000;
-  }
-
-  /** Until `bytes` more may be read. An abort ends the wait. */
-  async wait(bytes: number, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#bytesPerMs === undefined) return;
-    const dueMs = this.#startedMs + this.#bytes / this.#bytesPerMs;
-    this.#bytes += bytes;
-    const waitMs = dueMs - performance.now();
-    if (waitMs > 0) await sleep(waitMs, undefined, { ...(signal && { signal }) }).catch(() => {});
   }
 }

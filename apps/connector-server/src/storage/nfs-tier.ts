@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { judgeMount, mountCounters, NfsBackend, parseMountStats, readNfsMount } from "@kvferry/backend-nfs";
+import type { PosixConfig } from "@kvferry/backend-posix";
 import type { Logger } from "@kvferry/core";
-import { startFolderTier } from "./posix-tier.js";
+import { startPosixTier } from "./posix-tier.js";
 import type { ResolvedNfsTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
@@ -13,14 +14,15 @@ export async function startNfsTier(
   blocksMax: number,
   logger: Logger,
 ): Promise<TierRuntime> {
-  const { negativeTtlMs } = tier;
+  const { negativeTtlMs, ...folder } = tier;
+  const own = negativeTtlMs === undefined ? {} : { negativeTtlMs };
   const mount = await readNfsMount(tier.root);
-  for (const finding of judgeMount(mount, negativeTtlMs === undefined ? {} : { negativeTtlMs })) {
+  for (const finding of judgeMount(mount, own)) {
     if (finding.severity !== "fine") logger.info({ tier: tier.name, mount: mount.mountPoint, ...finding }, "NFS mount");
   }
-  const ttl = negativeTtlMs === undefined ? {} : { negativeTtlMs };
-  const runtime = await startFolderTier(tier, field, blocksMax, (config) => new NfsBackend({ ...config, ...ttl }));
-  return { ...runtime, counters: () => countersOf(mount.mountPoint) };
+  const create = (config: PosixConfig): NfsBackend => new NfsBackend({ ...config, ...own });
+  const runtime = await startPosixTier({ ...folder, backend: "posix" }, field, blocksMax, create);
+  return { ...runtime, backend: tier.backend, counters: () => countersOf(mount.mountPoint) };
 }
 
 /** All zero when the mount is gone. */

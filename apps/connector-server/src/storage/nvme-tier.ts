@@ -1,5 +1,5 @@
 import { NvmeBackend, openNvmeDrive, storedNamespaces } from "@kvferry/backend-nvme";
-import type { Logger } from "@kvferry/core";
+import { type Logger, storedBlockBytes } from "@kvferry/core";
 import { folderProblem } from "./folder.js";
 import type { ResolvedNvmeTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
@@ -17,6 +17,11 @@ export async function startNvmeTier(tier: ResolvedNvmeTier, logger: Logger): Pro
     createBackend: () => new NvmeBackend({ drive }),
     async namespaces() {
       return (await storedNamespaces(config.path)).map((record) => ({ ...record, vllmFs: undefined }));
+    },
+    roomBlocks(blockBytes) {
+      // a segment loses a block's room to headers and to what does not fit, and one is kept free
+      const inSegment = Math.max(1, Math.floor(drive.probe.segmentBytes / storedBlockBytes(blockBytes)) - 1);
+      return Math.max(0, drive.counters().segmentsFree - 1) * inSegment;
     },
     queue: () => undefined,
     counters() {

@@ -1,20 +1,17 @@
-import { PosixBackend, type PosixConfig, type RootStatus, storedNamespaces } from "@kvferry/backend-posix";
+import { PosixBackend, type PosixConfig, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
 import { folderProblem, prepareFolder } from "./folder.js";
-import type { ResolvedNfsTier, ResolvedPosixTier } from "./tier-config.js";
+import { rootGauges } from "./root-gauges.js";
+import type { ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
-/** @param blocksMax blocks that may be under way. */
-export function startPosixTier(tier: ResolvedPosixTier, field: string, blocksMax: number): Promise<TierRuntime> {
-  return startFolderTier(tier, field, blocksMax, (config) => new PosixBackend(config));
-}
-
-/** A tier of the POSIX backend, or of one that is built on it. */
-export async function startFolderTier(
-  tier: ResolvedPosixTier | ResolvedNfsTier,
+/** @param blocksMax blocks that may be under way.
+ * @param create for the backends that are this one on a file system of its own kind. */
+export async function startPosixTier(
+  tier: ResolvedPosixTier,
   field: string,
   blocksMax: number,
-  create: (config: PosixConfig) => PosixBackend,
+  create: (config: PosixConfig) => PosixBackend = (config) => new PosixBackend(config),
 ): Promise<TierRuntime> {
   const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
   await prepareFolder(config.root, `${field}.root`);
@@ -40,17 +37,5 @@ export async function startFolderTier(
     gauges: () => (config.capacityBytes === undefined ? {} : rootGauges(backends)),
     problem: () => folderProblem(config.root),
     close: () => engine.close(),
-  };
-}
-
-/** The root's capacity as this process sees it; what only the leader knows is 0 in others. */
-function rootGauges(backends: Iterable<PosixBackend>): Readonly<Record<string, number>> {
-  let status: RootStatus | undefined;
-  for (const { state, rootStatus } of backends) if (state === "open") status ??= rootStatus;
-  return {
-    root_leads: status?.leads === true ? 1 : 0,
-    root_counted_bytes: status?.count?.counted.bytes ?? 0,
-    root_outstanding_bytes: status?.count?.outstanding.bytes ?? 0,
-    root_evicted_blocks: status?.evictedBlocks ?? 0,
   };
 }

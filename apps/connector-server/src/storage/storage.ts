@@ -14,6 +14,7 @@ import type { BackendFactory, NamespaceShape } from "../namespaces.js";
 import { startMemoryTier } from "./memory-tier.js";
 import { startNfsTier } from "./nfs-tier.js";
 import { startNvmeTier } from "./nvme-tier.js";
+import { startParallelFsTier } from "./parallel-fs-tier.js";
 import { startPosixTier } from "./posix-tier.js";
 import { startS3Tier } from "./s3-tier.js";
 import type { ResolvedTier } from "./tier-config.js";
@@ -115,6 +116,8 @@ function startTier(
       return startPosixTier(config, field, blocksMax);
     case "nfs":
       return startNfsTier(config, field, blocksMax, logger);
+    case "parallel-fs":
+      return startParallelFsTier(config, field, blocksMax, logger);
     case "nvme":
       return startNvmeTier(config, logger);
     case "s3":

@@ -17,8 +17,8 @@ interface CommonTierConfig {
   readonly deadlineMs?: number;
 }
 
-export interface PosixTierConfig extends CommonTierConfig {
-  readonly backend: "posix";
+/** A folder with a file for each block. */
+interface FolderTierConfig extends CommonTierConfig {
   readonly root: string;
   readonly layout?: "kvferry" | "vllm-fs";
   readonly adopt?: boolean;
@@ -32,10 +32,22 @@ export interface PosixTierConfig extends CommonTierConfig {
   readonly direct?: "auto" | "on" | "off";
 }
 
-/** A folder on NFS. */
-export interface NfsTierConfig extends Omit<PosixTierConfig, "backend"> {
+export interface PosixTierConfig extends FolderTierConfig {
+  readonly backend: "posix";
+}
+
+export interface NfsTierConfig extends FolderTierConfig {
   readonly backend: "nfs";
   readonly negativeTtlMs?: number;
+}
+
+interface ParallelFsTierConfig extends FolderTierConfig {
+  readonly backend: "parallel-fs";
+  readonly striping?: "auto" | "keep" | "replace";
+  readonly stripeCount?: number;
+  readonly stripeSize?: Size;
+  readonly pool?: string;
+  readonly dataOnMdt?: boolean;
 }
 
 export interface MemoryTierConfig extends CommonTierConfig {
@@ -63,12 +75,23 @@ export interface S3TierConfig extends CommonTierConfig {
   readonly region?: string;
   readonly endpoint?: string;
   readonly forcePathStyle?: boolean;
+  readonly capacity?: Size;
+  readonly objectsMax?: number;
+  readonly policy?: string;
+  /** Tenant → size. */
+  readonly quotas?: Readonly<Record<string, Size>>;
   readonly socketsMax?: number;
   readonly sse?: { readonly type: "AES256" | "aws:kms"; readonly kmsKeyId?: string };
   readonly requestTimeoutMs?: number;
 }
 
-export type TierConfig = PosixTierConfig | NfsTierConfig | MemoryTierConfig | NvmeTierConfig | S3TierConfig;
+export type TierConfig =
+  | PosixTierConfig
+  | NfsTierConfig
+  | ParallelFsTierConfig
+  | MemoryTierConfig
+  | NvmeTierConfig
+  | S3TierConfig;
 
 interface Resolved {
   readonly name: string;
@@ -79,14 +102,20 @@ interface Resolved {
 
 type Without<T, K extends PropertyKey> = Omit<T, K | keyof CommonTierConfig>;
 
-type ResolvedFolderTier<T extends PosixTierConfig | NfsTierConfig> = Without<T, "capacity" | "quotas" | "policy"> &
-  Resolved & {
-    readonly capacityBytes?: number;
-    readonly quotas?: Readonly<Record<string, number>>;
-    readonly policy?: PolicyName;
-  };
-export type ResolvedPosixTier = ResolvedFolderTier<PosixTierConfig>;
-export type ResolvedNfsTier = ResolvedFolderTier<NfsTierConfig>;
+/** What is said of one bound that all servers of a storage hold together. */
+type SharedBounds = Pick<FolderTierConfig, "capacity" | "quotas" | "policy">;
+
+interface ResolvedBounds {
+  readonly capacityBytes?: number;
+  readonly quotas?: Readonly<Record<string, number>>;
+  readonly policy?: PolicyName;
+}
+
+export type ResolvedPosixTier = Without<PosixTierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
+export type ResolvedNfsTier = Without<NfsTierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
+export type ResolvedParallelFsTier = Without<ParallelFsTierConfig, keyof SharedBounds | "stripeSize"> &
+  Resolved &
+  ResolvedBounds & { readonly stripeBytes?: number };
 export type ResolvedMemoryTier = Without<MemoryTierConfig, "capacity" | "policy"> &
   Resolved & { readonly capacityBytes: number; readonly policy?: PolicyName };
 export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | "dailyWrites"> &
@@ -95,9 +124,15 @@ export type ResolvedNvmeTier = Without<NvmeTierConfig, "capacity" | "segment" | 
     readonly segmentBytes?: number;
     readonly dailyWriteBytesMax?: number;
   };
-export type ResolvedS3Tier = Without<S3TierConfig, never> & Resolved;
+export type ResolvedS3Tier = Without<S3TierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
 
-export type ResolvedTier = ResolvedPosixTier | ResolvedNfsTier | ResolvedMemoryTier | ResolvedNvmeTier | ResolvedS3Tier;
+export type ResolvedTier =
+  | ResolvedPosixTier
+  | ResolvedNfsTier
+  | ResolvedParallelFsTier
+  | ResolvedMemoryTier
+  | ResolvedNvmeTier
+  | ResolvedS3Tier;
 
 const MEMORY_CAPACITY_BYTES = 2 ** 30;
 const DEADLINE_MS = 30_000;
@@ -138,14 +173,14 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
     case "posix":
     case "nfs": {
       const { capacity, quotas, policy, ...rest } = tier;
-      return {
-        ...rest,
-        ...common,
-        root: absolutePath(`${field}.root`, rest.root),
-        ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
-        ...given("policy", policyOf(`${field}.policy`, policy)),
-        ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
-      };
+      const root = absolutePath(`${field}.root`, rest.root);
+      return { ...rest, ...common, root, ...boundsOf(field, tier) };
+    }
+    case "parallel-fs": {
+      const { capacity, quotas, policy, stripeSize, ...rest } = tier;
+      const root = absolutePath(`${field}.root`, rest.root);
+      const stripeBytes = sizeOf(`${field}.stripeSize`, stripeSize);
+      return { ...rest, ...common, root, ...boundsOf(field, tier), ...given("stripeBytes", stripeBytes) };
     }
     case "nvme": {
       const { capacity, segment, dailyWrites, ...rest } = tier;
@@ -160,9 +195,19 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
         ...given("dailyWriteBytesMax", sizeOf(`${field}.dailyWrites`, dailyWrites)),
       };
     }
-    case "s3":
-      return { ...tier, ...common };
+    case "s3": {
+      const { capacity, quotas, policy, ...rest } = tier;
+      return { ...rest, ...common, ...boundsOf(field, tier) };
+    }
   }
+}
+
+function boundsOf(field: string, { capacity, policy, quotas }: SharedBounds): ResolvedBounds {
+  return {
+    ...given("capacityBytes", sizeOf(`${field}.capacity`, capacity)),
+    ...given("policy", policyOf(`${field}.policy`, policy)),
+    ...given("quotas", quotasOf(`${field}.quotas`, quotas)),
+  };
 }
 
 function policyOf(field: string, policy: string | undefined): PolicyName | undefined {

@@ -26,6 +26,8 @@ export interface TierRuntime {
   createBackend(namespace: Namespace, shape: NamespaceShape): OffloadBackend;
   /** What is there, whether an engine asks for it or not; empty for memory. */
   namespaces(): Promise<readonly StoredNamespace[]>;
+  /** Blocks of a size that it surely takes now without giving up others; left out where it cannot tell. */
+  roomBlocks?(blockBytes: number): number;
   /** undefined where there is no queue of ours. */
   queue(): TierQueue | undefined;
   /** Counters of the tier as a whole by name, without the prefix `kvferry_`; they only rise. */

@@ -1,11 +1,23 @@
 import { lstat, readdir, readFile, rm, unlink } from "node:fs/promises";
 import { join } from "node:path";
-import { KEY_BYTES_MIN, type KeyBatch, keyAt, Outcome, storedBlockBytes } from "@kvferry/core";
+import {
+  type Amount,
+  type BlockFolder,
+  type BlockLeaf,
+  type BlockRoot,
+  type FolderBlocks,
+  KEY_BYTES_MIN,
+  type KeyBatch,
+  keyAt,
+  NO_AMOUNT,
+  Outcome,
+  plusAmount,
+  storedBlockBytes,
+  writerHasEnded,
+} from "@kvferry/core";
 import type { FileEngine, FileStore, LayoutName } from "@kvferry/native";
 import { blockPath, type LeafFolder, leafFolders } from "../layout.js";
-import { livingWriters, removeDeadWriters, writerHasEnded } from "../writers.js";
-import { type Amount, NOTHING, plus } from "./amount.js";
-import type { BlockFolder, BlockLeaf, BlockRoot, FolderBlocks } from "./catalog.js";
+import { livingWriters, removeDeadWriters } from "../writers.js";
 
 /** A file name of a block has 255 bytes at most. */
 const KEY_BYTES_MAX = 125;
@@ -103,10 +115,10 @@ class NativeBlockFolder implements BlockFolder {
     for (const writer of await livingWriters(writers, "", nowMs())) {
       if (!isMember(writer)) folders.push(join(writers, writer));
     }
-    let sum = NOTHING;
+    let sum = NO_AMOUNT;
     for (const folder of folders) {
       const { bytes } = await (await this.#opened()).listFolder(folder);
-      sum = bytes.reduce((total, size) => plus(total, { bytes: size, files: 1 }), sum);
+      sum = bytes.reduce((total, size) => plusAmount(total, { bytes: size, files: 1 }), sum);
     }
     return sum;
   }
@@ -141,11 +153,11 @@ class NativeBlockFolder implements BlockFolder {
     const { keyBytes } = this;
     const keys = new Uint8Array(names.length * keyBytes);
     let count = 0;
-    let others = NOTHING;
+    let others = NO_AMOUNT;
     for (const [i, name] of names.entries()) {
       const key = keyOf(name);
       if (key === undefined) {
-        others = plus(others, { bytes: bytes[i] as number, files: 1 });
+        others = plusAmount(others, { bytes: bytes[i] as number, files: 1 });
         continue;
       }
       keys.set(key, count * keyBytes);

@@ -1,9 +1,8 @@
 import { createHash } from "node:crypto";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Clock, PersistentIndex, PrefixIndex } from "@kvferry/core";
+import { type Clock, type LeaderIndexes, PersistentIndex, PrefixIndex } from "@kvferry/core";
 import { crc32c } from "@kvferry/native";
-import type { LeaderIndexes } from "./leader.js";
 
 /** What a leader that is killed forgets of uses. */
 const FLUSH_INTERVAL_MS = 5000;

@@ -13,10 +13,11 @@ import {
   LookupState,
   Outcome,
   packedKeys,
+  type RootStatus,
   type Usage,
 } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
-import { PosixBackend, type RootStatus } from "../../src/index.js";
+import { PosixBackend } from "../../src/index.js";
 import { BLOCK_BYTES, KEY_BYTES, makeKeys, namespaceFields } from "../crash-blocks.mjs";
 import { makeRoot } from "../storage.js";
 

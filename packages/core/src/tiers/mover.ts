@@ -1,4 +1,5 @@
 import { type KeyBatch, selectKeys } from "../keys.js";
+import type { StagingPool } from "../layers/staging-pool.js";
 import { type BatchResult, Outcome } from "../outcomes.js";
 import type { Region } from "../region.js";
 import type { LeavingBlocks } from "./evictions.js";
@@ -6,6 +7,7 @@ import type { Move } from "./metrics.js";
 import { noteStored } from "./noting.js";
 import { fastest, type StoreParts, upMask } from "./parts.js";
 import type { Tier } from "./tier.js";
+import { unlessAborted } from "./waiting.js";
 
 /** A copy takes at most this share of the staging memory at once. */
 const STAGING_SHARE = 4;
@@ -34,6 +36,8 @@ export class Mover {
   #running: Promise<void> | undefined;
   /** The copies that are under way now. */
   readonly #current: Set<Promise<void>> = new Set();
+  /** The last copy of blocks that had to leave. */
+  #rescued: Promise<void> = Promise.resolve();
 
   constructor(tier: Tier, parts: StoreParts) {
     this.#tier = tier;
@@ -61,16 +65,43 @@ export class Mover {
 
   /** Takes a copy of blocks that are about to leave another tier, and stores it soon. Settles when they may go. */
   async rescue(leaving: LeavingBlocks, positions: readonly number[]): Promise<void> {
-    const { map, stopping } = this.#parts;
-    if (!this.#tier.isUp) return this.#parts.moved(this.#tier, "cascade", "dropped", positions.length);
+    const rescuing = this.#rescueAll(leaving, positions);
+    this.#track(rescuing); // who removes blocks waits for the copies of them
+    await rescuing;
+  }
+
+  async #rescueAll(leaving: LeavingBlocks, positions: readonly number[]): Promise<void> {
+    let at = 0;
+    while (at < positions.length && this.#tier.isUp) {
+      const slots = await this.#slotsFor(positions.length - at, leaving.patience);
+      if (slots.length === 0) break;
+      await this.#rescueSome(leaving, positions.slice(at, at + slots.length), slots);
+      at += slots.length;
+    }
+    if (at < positions.length) this.#parts.moved(this.#tier, "cascade", "dropped", positions.length - at);
+  }
+
+  /** Staging memory for up to `blocks`, counted as pending: what is free now, or, with patience, a share that others leave, after the copies before
+   * have been stored. */
+  async #slotsFor(blocks: number, patience: AbortSignal | undefined): Promise<Uint32Array> {
     const pool = this.#parts.staging();
-    const room = Math.max(0, this.#pendingMax - this.#pending);
-    const slots = pool.takeNow(Math.min(positions.length, room, this.#batchMax));
-    const dropped = positions.length - slots.length;
-    if (dropped > 0) this.#parts.moved(this.#tier, "cascade", "dropped", dropped);
-    if (slots.length === 0) return;
-    this.#pending += slots.length;
-    const chosen = Uint32Array.from(positions.slice(0, slots.length));
+    let most = Math.min(blocks, this.#batchMax);
+    if (patience !== undefined) {
+      await unlessAborted(this.#rescued, patience);
+      most = Math.min(most, this.#share(pool));
+    }
+    most = Math.min(most, Math.max(0, this.#pendingMax - this.#pending));
+    this.#pending += most; // while it waits nobody else takes it
+    let slots = pool.takeNow(most);
+    if (slots.length === 0 && most > 0 && patience !== undefined) slots = (await pool.take(most, patience)) ?? slots;
+    this.#pending -= most - slots.length;
+    return slots;
+  }
+
+  async #rescueSome(leaving: LeavingBlocks, positions: readonly number[], slots: Uint32Array): Promise<void> {
+    const { map, stopping } = this.#parts;
+    const pool = this.#parts.staging();
+    const chosen = Uint32Array.from(positions);
     const rows = map.hold(selectKeys(leaving.keys, chosen), true);
     const end = (): void => {
       pool.give(slots);
@@ -81,7 +112,9 @@ export class Mover {
     };
     try {
       const loaded = await leaving.load(chosen, pool.region, slots, { signal: stopping });
-      this.#track(this.#put(rows, pool.region, slots, loaded, "cascade").finally(end));
+      const putting = this.#put(rows, pool.region, slots, loaded, "cascade").finally(end);
+      this.#track(putting);
+      this.#rescued = putting.catch(() => {}); // has been told
     } catch {
       this.#parts.moved(this.#tier, "cascade", "failed", slots.length);
       end();
@@ -111,7 +144,7 @@ export class Mover {
 
   async #run(): Promise<void> {
     const pool = this.#parts.staging();
-    const share = Math.max(1, Math.min(this.#batchMax, Math.floor(pool.region.rows / STAGING_SHARE)));
+    const share = Math.min(this.#batchMax, this.#share(pool));
     for (let job = this.#queue[0]; job !== undefined; job = this.#queue[0]) {
       const slots = await pool.take(Math.min(share, job.rows.length - job.at), this.#parts.stopping);
       if (slots === undefined) return this.#dropAll();
@@ -126,6 +159,10 @@ export class Mover {
       this.#track(copying);
       await copying.catch(() => {});
     }
+  }
+
+  #share({ region }: StagingPool): number {
+    return Math.max(1, Math.floor(region.rows / STAGING_SHARE));
   }
 
   #track(copying: Promise<void>): void {

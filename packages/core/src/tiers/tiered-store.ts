@@ -115,7 +115,10 @@ export class TieredStore extends OffloadBackend {
     for (const tier of this.#tiers) {
       tier.opened(context.clock, context.logger);
       tier.backend.onRemoved((keys, reason) => this.#onRemoved(tier, keys, reason));
-      tier.evictions?.onEvicting((leaving) => this.#onEvicting(tier, leaving));
+      const next = this.#tiers[tier.number + 1];
+      if (tier.cascade && next !== undefined) {
+        tier.evictions?.onEvicting((leaving) => this.#onEvicting(tier, next, leaving));
+      }
     }
     const parts = this.#makeParts(context);
     this.#open = { parts, loads: new Loads(parts), stores: new Stores(parts), lookups: new Lookups(parts) };
@@ -247,10 +250,9 @@ export class TieredStore extends OffloadBackend {
     if (gone.length > 0) this.announceRemoved(gone.length === keys.count ? keys : selectKeys(keys, gone), reason);
   }
 
-  async #onEvicting(tier: Tier, leaving: LeavingBlocks): Promise<void> {
+  async #onEvicting(tier: Tier, next: Tier, leaving: LeavingBlocks): Promise<void> {
     const { map, movers } = this.#store.parts;
-    const next = this.#tiers[tier.number + 1];
-    if (!tier.cascade || next === undefined || this.#stopping.signal.aborted) return;
+    if (this.#stopping.signal.aborted) return;
     const rows = map.find(leaving.keys);
     const slower = -1 << (tier.number + 1);
     const only: number[] = [];

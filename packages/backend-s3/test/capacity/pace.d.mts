@@ -1,0 +1,3 @@
+import type { CapacityPace } from "@kvferry/core";
+
+export const TEST_PACE: CapacityPace;
