@@ -12,6 +12,7 @@ import type {
   FileStore,
   FileStoreCounters,
   FileStoreOptions,
+  FolderCalls,
   FolderListing,
   FolderStamps,
 } from "./types.js";
@@ -20,6 +21,7 @@ import type {
 const THREADS_MIN = 32;
 const THREADS_MAX = 64;
 const QUEUE_DEPTH_MAX = 65_536;
+const STUCK_AFTER_MS = 5_000;
 
 class NativeFileStore implements FileStore {
   readonly #engine: AddonEngine;
@@ -62,8 +64,9 @@ class NativeFileStore implements FileStore {
     return cancellable(this.#engine, signal, (ticket) => this.#store.remove(keys, ticket));
   }
 
-  async listFolder(folder: string): Promise<FolderListing> {
-    return this.#store.listFolder(folder);
+  async listFolder(folder: string, signal?: AbortSignal): Promise<FolderListing> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.listFolder(folder, ticket));
   }
 
   async stampFolders(folders: readonly string[], touch: boolean, signal?: AbortSignal): Promise<FolderStamps> {
@@ -87,13 +90,19 @@ class NativeFileStore implements FileStore {
 
 class NativeFileEngine implements FileEngine {
   readonly #engine: AddonEngine;
+  readonly abandonable: boolean;
+  readonly folders: FolderCalls;
 
-  constructor(engine: AddonEngine) {
+  constructor(engine: AddonEngine, abandonable: boolean) {
     this.#engine = engine;
+    this.abandonable = abandonable;
+    this.folders = folderCalls(engine);
   }
 
-  async openStore(options: FileStoreOptions): Promise<FileStore> {
-    return new NativeFileStore(this.#engine, await this.#engine.openStore(options), options.keyBytes);
+  async openStore(options: FileStoreOptions, signal?: AbortSignal): Promise<FileStore> {
+    if (signal?.aborted) throw abortError(signal);
+    const store = await cancellable(this.#engine, signal, (ticket) => this.#engine.openStore(options, ticket));
+    return new NativeFileStore(this.#engine, store, options.keyBytes);
   }
 
   async copyBlocks(copy: BlockCopy): Promise<BlockResult> {
@@ -111,7 +120,29 @@ class NativeFileEngine implements FileEngine {
   }
 }
 
+function folderCalls(engine: AddonEngine): FolderCalls {
+  const call = async <T>(signal: AbortSignal | undefined, name: string, path: string, ...rest: unknown[]) => {
+    if (signal?.aborted) throw abortError(signal);
+    return (await cancellable(engine, signal, (ticket) => engine.folderCall(name, ticket, path, ...rest))) as T;
+  };
+  return {
+    names: (folder, signal) => call(signal, "names", folder),
+    read: (path, bytesMax, signal) => call(signal, "read", path, bytesMax),
+    write: (path, bytes, mode, mustBeNew, signal) => call(signal, "write", path, bytes, mode, mustBeNew),
+    rename: (from, to, signal) => call(signal, "rename", from, to),
+    remove: (path, signal) => call(signal, "remove", path),
+    makeFolders: (path, mode, signal) => call(signal, "makeFolders", path, mode),
+    facts: (path, signal) => call(signal, "facts", path),
+    fileSystem: (path, signal) => call(signal, "fileSystem", path),
+    touch: (path, ms, signal) => call(signal, "touch", path, ms),
+    access: (path, mode, signal) => call(signal, "access", path, mode),
+  };
+}
+
 export function createEngine(addon: Addon, options: FileEngineOptions): FileEngine {
   const threads = options.threads ?? Math.min(THREADS_MAX, Math.max(THREADS_MIN, 2 * availableParallelism()));
-  return new NativeFileEngine(new addon.FileEngine(threads, options.queueDepthMax ?? QUEUE_DEPTH_MAX));
+  const queueDepthMax = options.queueDepthMax ?? QUEUE_DEPTH_MAX;
+  if (!options.abandonable) return new NativeFileEngine(new addon.FileEngine(threads, queueDepthMax), false);
+  const { stuckAfterMs = STUCK_AFTER_MS, stuckThreadsMax = threads } = options;
+  return new NativeFileEngine(new addon.FileEngine(threads, queueDepthMax, { stuckAfterMs, stuckThreadsMax }), true);
 }

@@ -81,6 +81,12 @@ export function checksumImplementation(): ChecksumImplementation {
   return addon().checksumImplementation();
 }
 
+/** Ends the process with `code` in `ms` from now, unless it has ended by then. For after the work is done: threads that hang in the kernel (Node's
+ * own, for one) would keep `process.exit` waiting for ever. */
+export function exitWithin(ms: number, code: number): void {
+  addon().exitWithin(ms, code);
+}
+
 /** Opens a segment drive, making it where there is none, with threads or an io_uring of its own. Rejects with an Error whose `context` has
  * the path: BUSY when another process has the drive open; CONFIG_INVALID when it was made with other segment bytes, or the device carries
  * something that is not a drive of ours (which is never overwritten); NO_SPACE; UNSUPPORTED when `direct` or `ioUring` is "on" and does not work. */

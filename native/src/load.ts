@@ -36,13 +36,19 @@ export interface Addon {
   closeFd(fd: number): void;
   listenUnix(path: string, options: ListenOptions): UnixServer;
   connectUnix(path: string, handlers: ConnectionHandlers, options?: ConnectOptions): UnixConnection;
-  readonly FileEngine: new (threads: number, queueDepthMax: number) => AddonEngine;
+  exitWithin(ms: number, code: number): void;
+  readonly FileEngine: new (
+    threads: number,
+    queueDepthMax: number,
+    abandon?: { readonly stuckAfterMs: number; readonly stuckThreadsMax: number },
+  ) => AddonEngine;
   openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
   tryFileFeatures(folder: string): Promise<FileFeatures>;
 }
 
 export interface AddonEngine extends Cancels {
-  openStore(options: FileStoreOptions): Promise<AddonStore>;
+  openStore(options: FileStoreOptions, ticket: number): Promise<AddonStore>;
+  folderCall(name: string, ticket: number, path: string, ...rest: readonly unknown[]): Promise<unknown>;
   copyBlocks(copy: BlockCopy, ticket: number): Promise<BlockResult>;
   stats(): FileEngineStats;
   close(): Promise<void>;
@@ -62,7 +68,7 @@ export interface AddonStore {
   ): Promise<BlockResult>;
   exists(keys: Uint8Array, ticket: number): Promise<Uint8Array>;
   remove(keys: Uint8Array, ticket: number): Promise<BlockResult>;
-  listFolder(folder: string): Promise<FolderListing>;
+  listFolder(folder: string, ticket: number): Promise<FolderListing>;
   stampFolders(folders: readonly string[], touch: boolean, ticket: number): Promise<FolderStamps>;
   keysIn(folder: string, ticket: number): Promise<Uint8Array>;
   counters(): FileStoreCounters;

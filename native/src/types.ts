@@ -91,6 +91,14 @@ export interface FileEngineOptions {
   readonly threads?: number;
   /** Blocks waiting or moving, at most; a batch beyond it is refused whole with BUSY. Default 65,536. */
   readonly queueDepthMax?: number;
+  /** For storage that can hang. Blocks move through memory of the threads, which costs a copy; a call whose signal aborts ends at once, and whatever
+   * its I/O comes to later is dropped: no slot is touched after the abort, but a file may still be stored or removed. `close` ends within a
+   * second or two, whatever hangs. Default false. */
+  readonly abandonable?: boolean;
+  /** A thread that is in one block (or one other call) for so long counts as stuck, and another one takes its place. Default 5,000. */
+  readonly stuckAfterMs?: number;
+  /** Threads replaced at a time, at most; while more are stuck, batches are refused with UNAVAILABLE. Default: as many as `threads`. */
+  readonly stuckThreadsMax?: number;
 }
 
 export interface FileEngineStats {
@@ -98,8 +106,10 @@ export interface FileEngineStats {
   /** Blocks waiting for a thread. */
   readonly queuedLoads: number;
   readonly queuedStores: number;
-  /** Blocks being moved now. */
+  /** Blocks being moved now, for callers that still wait. */
   readonly running: number;
+  /** Threads that hang in the file system. 0 in an engine that is not abandonable. */
+  readonly stuckThreads: number;
 }
 
 export interface FileStoreOptions {
@@ -136,7 +146,8 @@ export interface BlockIo {
   readonly rowBytes: number;
   readonly slots: Uint32Array;
   readonly priority?: "load" | "store";
-  /** Blocks that have not begun when it aborts end as FAILED with `abortCode()`; those under way are finished. */
+  /** Blocks that have not begun when it aborts end as FAILED with `abortCode()`; those under way are finished or, in an abandonable
+   * engine, end the same way. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -180,7 +191,7 @@ export interface FileStore {
    * tell (an I/O error). What the kernel has cached counts: on a network file system a block of another host may be missed. */
   exists(keys: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
   /** Names, sizes and modification times of the regular files in a folder (absolute path); empty if there is no such folder. */
-  listFolder(folder: string): Promise<FolderListing>;
+  listFolder(folder: string, signal?: AbortSignal): Promise<FolderListing>;
   /** Asks the file system's server for these folders (relative to `blocksFolder`), past what this host's kernel has cached of them: one round
    * trip a folder. If a folder has changed, what the kernel cached of its names is not believed any more. `touch`: gives each folder a new time first. */
   stampFolders(folders: readonly string[], touch: boolean, signal?: AbortSignal): Promise<FolderStamps>;
@@ -216,14 +227,40 @@ export interface BlockCopy {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Calls on absolute paths, made by a thread of the engine. Errors have the errno's name in `context.errno`. */
+export interface FolderCalls {
+  /** All names in a folder. */
+  names(folder: string, signal?: AbortSignal): Promise<readonly string[]>;
+  /** The first `bytesMax` bytes. */
+  read(path: string, bytesMax: number, signal?: AbortSignal): Promise<Uint8Array>;
+  /** Makes the file, or replaces what it holds; `mustBeNew`: fails with EEXIST instead. */
+  write(path: string, bytes: Uint8Array, mode: number, mustBeNew: boolean, signal?: AbortSignal): Promise<void>;
+  rename(from: string, to: string, signal?: AbortSignal): Promise<void>;
+  /** A file, or a folder with all that is in it; what is not there is no error. */
+  remove(path: string, signal?: AbortSignal): Promise<void>;
+  /** `mkdir -p`. */
+  makeFolders(path: string, mode: number, signal?: AbortSignal): Promise<void>;
+  facts(path: string, signal?: AbortSignal): Promise<{ readonly bytes: number; readonly modifiedAtMs: number }>;
+  /** The magic of statfs(2). */
+  fileSystem(path: string, signal?: AbortSignal): Promise<number>;
+  /** Sets the modification time, whole ms since 1970. */
+  touch(path: string, ms: number, signal?: AbortSignal): Promise<void>;
+  /** Rejects unless the path can be used: `mode` of access(2). */
+  access(path: string, mode: number, signal?: AbortSignal): Promise<void>;
+}
+
 export interface FileEngine {
+  /** Whether calls end at their abort, as `FileEngineOptions` says. */
+  readonly abandonable: boolean;
+  readonly folders: FolderCalls;
   /** Copies blocks on the engine's threads, each byte read once for copy and checksum. A block whose memory was taken away ends as
    * FAILED(REGION_GONE). No slot is touched once the promise has settled. */
   copyBlocks(copy: BlockCopy): Promise<BlockResult>;
   /** Probes the folders and makes them. Rejects with an Error whose `code` is one of core's codes and whose `context` has path and errno. */
-  openStore(options: FileStoreOptions): Promise<FileStore>;
+  openStore(options: FileStoreOptions, signal?: AbortSignal): Promise<FileStore>;
   stats(): FileEngineStats;
-  /** Ends the threads after the blocks under way. Queued blocks end as FAILED(CLOSED). */
+  /** Ends the threads after the blocks under way. Queued blocks end as FAILED(CLOSED), and so does, in an abandonable engine, what is still
+   * under way after a second. */
   close(): Promise<void>;
 }
 

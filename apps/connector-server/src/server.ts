@@ -36,6 +36,8 @@ export interface RunningServer {
 
 /** Ms after the drain's end that aborted I/O may take. */
 const ABORT_GRACE_MS = 1_000;
+/** Ms after that for storage to be let go. */
+const RELEASE_MS = 10_000;
 
 /** Starts the server: listens for engines, and serves metrics, health and status.
  * @throws KvferryError CONFIG_INVALID; UNAVAILABLE if socket or port are taken; PERMISSION … for the storage. */
@@ -141,20 +143,20 @@ class Server implements RunningServer {
       this.#logger.error({ sessions: this.#sessions.size }, "I/O is still under way; the end of the process ends it");
       return false;
     }
+    const released = await endsWithin(RELEASE_MS, this.#release());
+    if (released) this.#logger.info({}, "ended");
+    else this.#logger.error({}, "storage that does not answer is left as it is; the end of the process ends it");
+    return released;
+  }
+
+  async #release(): Promise<void> {
     await this.#namespaces?.close();
     await this.#storage?.close();
-    this.#logger.info({}, "ended");
-    return true;
   }
 
   /** Whether all sessions ended in time. */
   async #sessionsEnd(timeoutMs: number): Promise<boolean> {
-    let timer: NodeJS.Timeout | undefined;
-    const timeout = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, timeoutMs);
-    });
-    await Promise.race([Promise.all([...this.#sessions].map((session) => session.closed)), timeout]);
-    clearTimeout(timer);
+    await endsWithin(timeoutMs, Promise.all([...this.#sessions].map((session) => session.closed)));
     return this.#sessions.size === 0;
   }
 
@@ -218,6 +220,19 @@ class Server implements RunningServer {
   #opened<T>(part: T | undefined): T {
     if (part === undefined) throw new KvferryError("NOT_OPEN", "the server has not been started");
     return part;
+  }
+}
+
+/** Whether it ended in time. Rejects as it does. */
+async function endsWithin(timeoutMs: number, ending: Promise<unknown>): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<boolean>((resolve) => {
+    timer = setTimeout(() => resolve(false), timeoutMs);
+  });
+  try {
+    return await Promise.race([ending.then(() => true), timeout]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -67,6 +67,7 @@ tiers:
     root: /mnt/kv
     layout: kvferry
     adopt: true
+    abandonable: true
     capacity: 200GiB
     filesMax: 1000000
     policy: lru

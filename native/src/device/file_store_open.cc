@@ -9,6 +9,7 @@
 
 #include "common/aligned.h"
 #include "device/file_store.h"
+#include "device/folder_calls.h"
 
 namespace kvferry {
 namespace {
@@ -27,19 +28,6 @@ void checkOptions(const FileStoreOptions& options) {
     fail("blockBytes must be 1 to 2^40");
   }
   if (options.facts.writer.size() > kWriterBytesMax) fail("writer must have at most 64 bytes");
-}
-
-/** `mkdir -p`. */
-int makeFolders(Io& io, const std::string& path, mode_t mode) {
-  const int made = io.makeFolder(AT_FDCWD, path.c_str(), mode);
-  if (made == 0 || made == -EEXIST) return 0;
-  if (made != -ENOENT) return made;
-  const size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos || slash == 0) return made;
-  const int parent = makeFolders(io, path.substr(0, slash), mode);
-  if (parent < 0) return parent;
-  const int again = io.makeFolder(AT_FDCWD, path.c_str(), mode);
-  return again == -EEXIST ? 0 : again;
 }
 
 /** Without umask(2), which would change it for other threads in between. */

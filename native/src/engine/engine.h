@@ -20,15 +20,15 @@ class Executor {
 
   /** Takes the whole batch or nothing of it. A batch without units is finished at once. */
   Submitted submit(std::shared_ptr<Work> work) { return queue_->submit(std::move(work)); }
-  /** Skips the units that no thread has taken. False if there are none (any more). */
-  bool cancel(const Work* work, Code why) { return queue_->cancel(work, why); }
-  EngineStats stats() const { return queue_->stats(); }
+  /** Skips the units that no thread has taken. False if there are none (any more). The caller holds the work. */
+  virtual bool cancel(Work* work, Code why) { return queue_->cancel(work, why); }
+  virtual EngineStats stats() const { return queue_->stats(); }
   /** Skips what waits with CLOSED and lets the threads end after what they do now; `done` is called once by the last of
    * them (or here, if they have ended). Later calls only add another `done`. */
-  void close(std::function<void()> done) { queue_->close(std::move(done)); }
+  virtual void close(std::function<void()> done) { queue_->close(std::move(done)); }
   /** Waits for the threads after `close`; false if some did not end in time. 0 waits without limit. A thread that hangs
    * in the kernel is left behind; it holds all that it uses. */
-  bool join(uint32_t timeoutMs);
+  virtual bool join(uint32_t timeoutMs);
 
  protected:
   explicit Executor(std::shared_ptr<WorkQueue> queue) : queue_(std::move(queue)) {}

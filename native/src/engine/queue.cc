@@ -29,6 +29,7 @@ Submitted WorkQueue::submit(std::shared_ptr<Work> work) {
   {
     const std::lock_guard lock(mutex_);
     if (closing_) return Submitted::Closed;
+    if (!available_) return Submitted::Unavailable;
     const uint64_t depth = uint64_t{queuedLoads_} + queuedStores_ + running_ + work->units;
     if (depth > queueDepthMax_) return Submitted::Busy;
     if (work->units > 0) {
@@ -78,6 +79,39 @@ bool WorkQueue::cancel(const Work* work, Code why) {
   return true;
 }
 
+bool WorkQueue::abandon(Work* work, Code why) {
+  if (!work->isAbandonable()) return cancel(work, why);
+  std::shared_ptr<Work> found;
+  {
+    const std::lock_guard lock(mutex_);
+    Queue& queue = queueOf(*work);
+    const auto place = std::find_if(queue.begin(), queue.end(), [&](const auto& each) { return each.get() == work; });
+    if (place != queue.end()) {
+      found = std::move(*place);
+      queue.erase(place);
+      skipRest(*work, why);
+    } else if (work->next_ == 0) {
+      return false;  // it was refused
+    } else if (work->remaining_ == 0) {
+      return false;
+    }
+    running_ -= work->remaining_;
+    // Threads that hang in stores keep no other from storing.
+    if (work->priority == Priority::Store) runningStores_ -= work->remaining_;
+    work->remaining_ = 0;
+    work->abandoned_ = true;
+  }
+  wake_.notify_all();
+  work->abandon(why);
+  work->finish();
+  return true;
+}
+
+void WorkQueue::setAvailable(bool available) {
+  const std::lock_guard lock(mutex_);
+  available_ = available;
+}
+
 EngineStats WorkQueue::stats() const {
   const std::lock_guard lock(mutex_);
   return {threads_, queuedLoads_, queuedStores_, running_};
@@ -96,7 +130,7 @@ void WorkQueue::close(std::function<void()> done) {
       queue->clear();
     }
     wakeSleepers();
-    callNow = alive_ == 0;
+    callNow = alive_ == 0 || left_;
     if (!callNow && done) closed_.push_back(std::move(done));
   }
   wake_.notify_all();
@@ -104,14 +138,26 @@ void WorkQueue::close(std::function<void()> done) {
   if (callNow && done) done();
 }
 
+void WorkQueue::leaveThreads() {
+  std::vector<std::function<void()>> closed;
+  {
+    const std::lock_guard lock(mutex_);
+    left_ = true;
+    closed.swap(closed_);
+    ended_.notify_all();
+  }
+  for (const auto& done : closed) done();
+}
+
 bool WorkQueue::waitForThreads(uint32_t timeoutMs) {
   std::unique_lock lock(mutex_);
-  const auto allEnded = [&] { return alive_ == 0; };
+  const auto over = [&] { return alive_ == 0 || left_; };
   if (timeoutMs == 0) {
-    ended_.wait(lock, allEnded);
-    return true;
+    ended_.wait(lock, over);
+  } else {
+    ended_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::milliseconds(timeoutMs), over);
   }
-  return ended_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::milliseconds(timeoutMs), allEnded);
+  return alive_ == 0;
 }
 
 WorkQueue::Queue* WorkQueue::pick() {
@@ -140,6 +186,7 @@ void WorkQueue::takeFrom(Queue& queue, Unit& unit) {
 }
 
 bool WorkQueue::endUnit(Unit& unit) {
+  if (unit.work->abandoned_) return false;
   running_--;
   // A store that ends may let another begin, which a thread that sleeps must hear of.
   if (unit.work->priority == Priority::Store && runningStores_-- == storesMax_ && !stores_.empty()) wakeSleepers();

@@ -16,9 +16,11 @@ struct EngineStats {
   uint32_t queuedLoads;
   uint32_t queuedStores;
   uint32_t running;
+  /** Threads that have been in one unit for too long, where anyone looks. */
+  uint32_t stuckThreads = 0;
 };
 
-enum class Submitted : uint8_t { Accepted, Busy, Closed };
+enum class Submitted : uint8_t { Accepted, Busy, Closed, Unavailable };
 
 /** A unit that a thread has taken. */
 struct Unit {
@@ -48,10 +50,16 @@ class WorkQueue {
   Submitted submit(std::shared_ptr<Work> work);
   /** Skips the units that no thread has taken. False if there are none (any more). */
   bool cancel(const Work* work, Code why);
+  /** As `cancel`; work that is abandonable is finished by this, and its units under way are given up. */
+  bool abandon(Work* work, Code why);
+  /** Whether batches are taken at all. */
+  void setAvailable(bool available);
   EngineStats stats() const;
   /** Skips what waits with CLOSED and lets the threads end after what they do now; `done` is called once by the last of
    * them (or here, if they have ended). Later calls only add another `done`. */
   void close(std::function<void()> done);
+  /** After `close`: waits no longer for threads that have not ended. */
+  void leaveThreads();
 
   // For the threads.
   void threadStarted();
@@ -69,7 +77,7 @@ class WorkQueue {
   /** No longer to be woken; the sleeper may be destroyed. */
   void forget(Sleeper& sleeper);
 
-  /** Waits for all threads to end; false if some did not in time. 0 waits without limit. */
+  /** Waits until all threads have ended or are left; false if some did not in time, or are left. 0 waits without limit. */
   bool waitForThreads(uint32_t timeoutMs);
 
  private:
@@ -101,6 +109,8 @@ class WorkQueue {
   uint32_t threads_ = 0;
   uint32_t alive_ = 0;
   bool closing_ = false;
+  bool available_ = true;
+  bool left_ = false;
   std::vector<std::function<void()>> closed_;
 };
 

@@ -84,6 +84,8 @@ void runBlocking(IoOperation& operation, uint32_t unit, Transfer& transfer) noex
 struct ThreadState {
   /** One block with its footer, where the caller's memory cannot be used as it is. */
   AlignedBuffer bounce;
+  /** One block, where the caller's memory may be taken away during I/O. */
+  AlignedBuffer block;
   /** A page of padding, then a footer. */
   AlignedBuffer footer;
   Transfer transfer;
@@ -105,6 +107,11 @@ class Work {
   virtual void skip(uint32_t unit, Code why) noexcept = 0;
   /** All units are done or skipped. The last call, on any thread, never with a lock held. */
   virtual void finish() noexcept = 0;
+  /** Whether `abandon` may be called. */
+  virtual bool isAbandonable() const noexcept { return false; }
+  /** Units under way are given up because of `why`: from the end of this call on they touch no memory but their own, and what they
+   * come to is not asked for. `finish` follows, while they may still run. */
+  virtual void abandon(Code /*why*/) noexcept {}
 
   const Priority priority;
   const uint32_t units;
@@ -113,6 +120,7 @@ class Work {
   friend class WorkQueue;
   uint32_t next_ = 0;       // first unit that no thread has taken
   uint32_t remaining_ = 0;  // units not yet done or skipped
+  bool abandoned_ = false;
 };
 
 }  // namespace kvferry

@@ -1,6 +1,9 @@
 // Entry point. Everything that belongs to one environment hangs on AddonData and ends with it, before V8 frees memory.
 #include <unistd.h>
 
+#include <chrono>
+#include <thread>
+
 #include "checksum/crc32c.h"
 #include "napi/support.h"
 
@@ -47,12 +50,23 @@ AddonData::AddonData(Napi::Env env)
   if (napi_get_uv_event_loop(env, &loop) != napi_ok) throw Napi::Error::New(env);
 }
 
+/** Checksums, and the end of the process. */
 void exportChecksum(Napi::Env env, Napi::Object exports) {
   exports.Set("crc32c", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {
                 return guarded(info.Env(), [&] {
                   const Bytes bytes = bytesOf(info[0], "bytes");
                   const auto seed = info[1].IsUndefined() ? 0 : wholeNumber(info[1], "seed", UINT32_MAX);
                   return Napi::Number::New(info.Env(), crc32c(bytes.data, bytes.length, static_cast<uint32_t>(seed)));
+                });
+              }));
+  exports.Set("exitWithin", Napi::Function::New(env, [](const Napi::CallbackInfo& info) {
+                guarded(info.Env(), [&] {
+                  const auto ms = static_cast<uint32_t>(wholeNumber(info[0], "ms", UINT32_MAX));
+                  const auto code = static_cast<int>(wholeNumber(info[1], "code", 255));
+                  std::thread([ms, code] {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+                    _exit(code);
+                  }).detach();
                 });
               }));
   exports.Set("checksumImplementation", Napi::Function::New(env, [](const Napi::CallbackInfo& info) -> Napi::Value {

@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/abandonable_engine.h"
 #include "napi/support.h"
 
 namespace kvferry::binding {
@@ -16,29 +16,34 @@ class Batch;
  * drops the last reference: the destructor waits for the threads. */
 class EngineHandle {
  public:
-  EngineHandle(const EngineOptions& options, const AddonData& addon)
-      : engine(options), completions(addon.completions), siblings_(addon.engines) {}
+  EngineHandle(std::unique_ptr<Executor> executor, bool abandons, const AddonData& addon)
+      : engine(std::move(executor)), abandonable(abandons), completions(addon.completions), siblings_(addon.engines) {}
   ~EngineHandle() { siblings_->erase(this); }
 
   /** A handle that the environment ends with. */
   static std::shared_ptr<EngineHandle> make(const EngineOptions& options, AddonData& addon);
+  /** With an AbandonableEngine. */
+  static std::shared_ptr<EngineHandle> make(const EngineOptions& options, const AbandonOptions& abandon,
+                                            AddonData& addon);
 
-  Executor& executorOf(Work& work) {
-    return transfers && work.io() != nullptr ? *transfers : static_cast<Executor&>(engine);
-  }
+  Executor& executorOf(Work& work) { return transfers && work.io() != nullptr ? *transfers : *engine; }
   /** As `Executor::close` and `join`, of all threads. */
   void close(std::function<void()> done);
   bool join(uint32_t timeoutMs);
   /** Ends what has not begun of the batch with this ticket, if there is one. */
   void cancel(uint32_t ticket, Code why);
 
-  Engine engine;
+  const std::unique_ptr<Executor> engine;
+  /** Whether batches must be ready to be given up while they run. */
+  const bool abandonable;
   /** Does the batches that are transfers, where they are not to wait behind others. */
   std::unique_ptr<Executor> transfers;
   const std::shared_ptr<Completions> completions;
   std::unordered_map<uint32_t, std::shared_ptr<Batch>> tickets;
 
  private:
+  static std::shared_ptr<EngineHandle> known(std::shared_ptr<EngineHandle> handle, AddonData& addon);
+
   const std::shared_ptr<Engines> siblings_;
 };
 
@@ -55,6 +60,7 @@ class Batch : public Work, public Completion, public std::enable_shared_from_thi
   Napi::Value submit(uint32_t ticket);
 
   void skip(uint32_t, Code why) noexcept override { skipped_ = why; }
+  void abandon(Code why) noexcept override { skipped_ = why; }
   void finish() noexcept override { completions_->push(shared_from_this()); }
   void settle(Napi::Env env) override;
 
@@ -65,7 +71,7 @@ class Batch : public Work, public Completion, public std::enable_shared_from_thi
   /** The promise's value. Throws Napi::Error or Error to reject it. */
   virtual Napi::Value result(Napi::Env env) = 0;
   static Napi::Value kept(Napi::Env env, napi_ref reference);
-  /** Why a unit was skipped, None if none was. */
+  /** Why a unit was skipped or abandoned, None if none was. After an abandonment what `run` writes must not be read. */
   Code skipped() const { return skipped_; }
   const std::shared_ptr<EngineHandle>& engine() const { return engine_; }
 
@@ -85,7 +91,9 @@ Napi::Value copyBlocks(const std::shared_ptr<EngineHandle>& engine, Napi::Object
 Napi::Value closeEngine(Napi::Env env, const std::shared_ptr<EngineHandle>& engine, std::function<void()> last);
 
 /** Makes a promise of a FileStore object: opening does I/O, so a thread of the engine does it. */
-Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options);
+Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options, uint32_t ticket);
+/** (name, ticket, …): one of `FolderCalls` of types.ts. */
+Napi::Value folderCall(const std::shared_ptr<EngineHandle>& engine, const Napi::CallbackInfo& info);
 Napi::Function defineStoreClass(Napi::Env env);
 Napi::Function defineDriveClass(Napi::Env env);
 void exportDrives(Napi::Env env, Napi::Object exports);

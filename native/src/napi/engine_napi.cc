@@ -16,7 +16,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return DefineClass(
         env, "FileEngine",
         {InstanceMethod<&EngineObject::openStore>("openStore"), InstanceMethod<&EngineObject::copyBlocks>("copyBlocks"),
-         InstanceMethod<&EngineObject::stats>("stats"),
+         InstanceMethod<&EngineObject::folderCall>("folderCall"), InstanceMethod<&EngineObject::stats>("stats"),
          InstanceMethod<&EngineObject::cancel>("cancel"), InstanceMethod<&EngineObject::close>("close")});
   }
 
@@ -25,7 +25,15 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       EngineOptions options;
       options.threads = static_cast<uint32_t>(wholeNumber(info[0], "threads", 1024));
       options.queueDepthMax = static_cast<uint32_t>(wholeNumber(info[1], "queueDepthMax", INT32_MAX));
-      handle_ = EngineHandle::make(options, addonData(info.Env()));
+      if (!info[2].IsObject()) {
+        handle_ = EngineHandle::make(options, addonData(info.Env()));
+        return;
+      }
+      const auto given = info[2].As<Napi::Object>();
+      AbandonOptions abandon;
+      abandon.stuckAfterMs = static_cast<uint32_t>(wholeNumber(given.Get("stuckAfterMs"), "stuckAfterMs", INT32_MAX));
+      abandon.stuckThreadsMax = static_cast<uint32_t>(wholeNumber(given.Get("stuckThreadsMax"), "stuckThreadsMax", 1024));
+      handle_ = EngineHandle::make(options, abandon, addonData(info.Env()));
     });
   }
 
@@ -33,8 +41,12 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value openStore(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       if (!info[0].IsObject()) throw Error(Code::InvalidArgument, "options must be an object");
-      return binding::openStore(handle_, info[0].As<Napi::Object>());
+      return binding::openStore(handle_, info[0].As<Napi::Object>(), ticketOf(info[1]));
     });
+  }
+
+  Napi::Value folderCall(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return binding::folderCall(handle_, info); });
   }
 
   Napi::Value copyBlocks(const Napi::CallbackInfo& info) {
@@ -45,7 +57,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   }
 
   Napi::Value stats(const Napi::CallbackInfo& info) {
-    return statsOf(info.Env(), handle_->engine.stats());
+    return statsOf(info.Env(), handle_->engine->stats());
   }
 
   Napi::Value cancel(const Napi::CallbackInfo& info) {
@@ -85,24 +97,33 @@ class EngineEnd : public Completion {
 }  // namespace
 
 std::shared_ptr<EngineHandle> EngineHandle::make(const EngineOptions& options, AddonData& addon) {
-  const auto handle = std::make_shared<EngineHandle>(options, addon);
+  return known(std::make_shared<EngineHandle>(std::make_unique<Engine>(options), false, addon), addon);
+}
+
+std::shared_ptr<EngineHandle> EngineHandle::make(const EngineOptions& options, const AbandonOptions& abandon,
+                                                 AddonData& addon) {
+  auto engine = std::make_unique<AbandonableEngine>(options, abandon);
+  return known(std::make_shared<EngineHandle>(std::move(engine), true, addon), addon);
+}
+
+std::shared_ptr<EngineHandle> EngineHandle::known(std::shared_ptr<EngineHandle> handle, AddonData& addon) {
   addon.engines->emplace(handle.get(), handle);
   return handle;
 }
 
 void EngineHandle::close(std::function<void()> done) {
-  if (!transfers) return engine.close(std::move(done));
+  if (!transfers) return engine->close(std::move(done));
   const auto left = std::make_shared<std::atomic<int>>(2);
   const auto each = [left, done = std::move(done)] {
     if (--*left == 0 && done) done();
   };
   transfers->close(each);
-  engine.close(each);
+  engine->close(each);
 }
 
 bool EngineHandle::join(uint32_t timeoutMs) {
   const bool transfersEnded = !transfers || transfers->join(timeoutMs);
-  return engine.join(timeoutMs) && transfersEnded;
+  return engine->join(timeoutMs) && transfersEnded;
 }
 
 void EngineHandle::cancel(uint32_t ticket, Code why) {
@@ -116,6 +137,7 @@ Napi::Object statsOf(Napi::Env env, const EngineStats& stats) {
   result.Set("queuedLoads", stats.queuedLoads);
   result.Set("queuedStores", stats.queuedStores);
   result.Set("running", stats.running);
+  result.Set("stuckThreads", stats.stuckThreads);
   return result;
 }
 
@@ -134,7 +156,9 @@ Napi::Value Batch::submit(uint32_t ticket) {
   if (ticket != 0) engine_->tickets.emplace(ticket, shared_from_this());
   const Submitted submitted = engine_->executorOf(*this).submit(shared_from_this());
   if (submitted != Submitted::Accepted) {
-    const Code why = submitted == Submitted::Busy ? Code::Busy : Code::Closed;
+    const Code why = submitted == Submitted::Busy     ? Code::Busy
+                     : submitted == Submitted::Closed ? Code::Closed
+                                                      : Code::Unavailable;
     for (uint32_t unit = 0; unit < units; unit++) skip(unit, why);
     skipped_ = why;
     finish();

@@ -23,6 +23,7 @@ class StampBatch final : public Batch {
         touch_(touch),
         stamps_(folders_.size()) {}
 
+  bool isAbandonable() const noexcept override { return true; }
   void run(uint32_t unit, ThreadState&) noexcept override {
     const size_t end = std::min<size_t>(folders_.size(), size_t{unit + 1} * kFoldersPerUnit);
     for (size_t i = size_t{unit} * kFoldersPerUnit; i < end; i++) {
@@ -58,6 +59,7 @@ class KeysBatch final : public Batch {
   KeysBatch(std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store, std::string folder)
       : Batch(Priority::Load, 1, std::move(engine), env), store_(std::move(store)), folder_(std::move(folder)) {}
 
+  bool isAbandonable() const noexcept override { return true; }
   void run(uint32_t, ThreadState&) noexcept override {
     try {
       keys_ = keysInFolder(store_->blocksFolder(), folder_, store_->options().facts.keyBytes);

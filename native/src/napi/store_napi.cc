@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "device/file_store.h"
+#include "device/owned_blocks.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
 #include "napi/folders.h"
@@ -52,6 +53,44 @@ class BlockBatch final : public Batch {
   std::vector<BlockOutcome> blocks_;
 };
 
+/** As BlockBatch, in an engine whose batches can be given up. */
+class OwnedBlockBatch final : public Batch {
+ public:
+  OwnedBlockBatch(Priority priority, uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env,
+                  std::shared_ptr<FileStore> store, const Bytes& keys, const uint32_t* slots, bool load, Rows rows)
+      : Batch(priority, count, std::move(engine), env),
+        keys_(keys, store->options().facts.keyBytes),
+        slots_(slots, slots + count),
+        memory_(rows.memory),
+        rowBytes_(rows.rowBytes),
+        region_(rows.region.get()),
+        held_(std::move(rows.region)),
+        blocks_(std::move(store), load, count) {}
+
+  void run(uint32_t unit, ThreadState& state) noexcept override {
+    blocks_.run(unit, keys_[unit], memory_ + slots_[unit] * rowBytes_, region_, state);
+  }
+  void skip(uint32_t unit, Code why) noexcept override { blocks_.skip(unit, why); }
+  bool isAbandonable() const noexcept override { return true; }
+  void abandon(Code why) noexcept override { blocks_.abandon(why); }
+
+ protected:
+  Napi::Value result(Napi::Env env) override {
+    held_.reset();
+    return resultOf(env, blocks_.outcomes());
+  }
+
+ private:
+  const KeyBatch keys_;
+  const std::vector<uint32_t> slots_;
+  uint8_t* const memory_;
+  const uint64_t rowBytes_;
+  Region* const region_;
+  /** Only until the promise settles: threads that are left behind do not keep the region. */
+  std::shared_ptr<Region> held_;
+  OwnedBlocks blocks_;
+};
+
 class RemoveBatch final : public Batch {
  public:
   RemoveBatch(uint32_t count, std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store,
@@ -59,10 +98,20 @@ class RemoveBatch final : public Batch {
       : Batch(Priority::Store, count, std::move(engine), env),
         store_(std::move(store)),
         keys_(keys, store_->options().facts.keyBytes),
+        claims_(count),
         blocks_(count) {}
 
-  void run(uint32_t unit, ThreadState&) noexcept override { blocks_[unit] = store_->remove(keys_[unit]); }
+  void run(uint32_t unit, ThreadState&) noexcept override {
+    const BlockOutcome outcome = store_->remove(keys_[unit]);
+    if (!claims_.enter(unit)) return;
+    blocks_[unit] = outcome;
+    claims_.end(unit);
+  }
   void skip(uint32_t unit, Code why) noexcept override { blocks_[unit] = failed(why); }
+  bool isAbandonable() const noexcept override { return true; }
+  void abandon(Code why) noexcept override {
+    claims_.abandon([&](uint32_t unit) { blocks_[unit] = failed(why); });
+  }
 
  protected:
   Napi::Value result(Napi::Env env) override { return resultOf(env, blocks_); }
@@ -70,6 +119,7 @@ class RemoveBatch final : public Batch {
  private:
   const std::shared_ptr<FileStore> store_;
   const KeyBatch keys_;
+  Claims claims_;
   std::vector<BlockOutcome> blocks_;
 };
 
@@ -86,6 +136,7 @@ class ExistsBatch final : public Batch {
     const uint32_t end = std::min<uint32_t>(static_cast<uint32_t>(found_.size()), (unit + 1) * kLookupsPerUnit);
     for (uint32_t i = unit * kLookupsPerUnit; i < end; i++) found_[i] = static_cast<uint8_t>(store_->presenceOf(keys_[i]));
   }
+  bool isAbandonable() const noexcept override { return true; }
 
  protected:
   Napi::Value result(Napi::Env env) override {
@@ -106,6 +157,7 @@ class ListBatch final : public Batch {
   ListBatch(std::shared_ptr<EngineHandle> engine, Napi::Env env, std::shared_ptr<FileStore> store, std::string folder)
       : Batch(Priority::Store, 1, std::move(engine), env), store_(std::move(store)), folder_(std::move(folder)) {}
 
+  bool isAbandonable() const noexcept override { return true; }
   void run(uint32_t, ThreadState&) noexcept override {
     try {
       listing_ = store_->list(folder_);
@@ -183,10 +235,17 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
       const uint32_t* const slots = numbersOf(info[4], "slots", count);
       Rows rows = rowsOf(info[2], info[3], facts.blockBytes, slots, count);
       const Priority priority = text(info[5], "priority") == "load" ? Priority::Load : Priority::Store;
-      const auto batch = std::make_shared<BlockBatch>(priority, count, engine_, info.Env(), store_, keys, slots,
-                                                      info[0].ToBoolean(), std::move(rows));
-      batch->keep(info[2]);
-      return batch->submit(ticketOf(info[6]));
+      const auto start = [&]<typename Kind>(std::shared_ptr<Kind> batch) {
+        batch->keep(info[2]);
+        return batch->submit(ticketOf(info[6]));
+      };
+      const bool load = info[0].ToBoolean();
+      if (engine_->abandonable) {
+        return start(std::make_shared<OwnedBlockBatch>(priority, count, engine_, info.Env(), store_, keys, slots, load,
+                                                       std::move(rows)));
+      }
+      return start(std::make_shared<BlockBatch>(priority, count, engine_, info.Env(), store_, keys, slots, load,
+                                                std::move(rows)));
     });
   }
 
@@ -209,7 +268,8 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
   Napi::Value listFolder(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       opened();
-      return std::make_shared<ListBatch>(engine_, info.Env(), store_, text(info[0], "folder"))->submit(0);
+      return std::make_shared<ListBatch>(engine_, info.Env(), store_, text(info[0], "folder"))
+          ->submit(ticketOf(info[1]));
     });
   }
 
@@ -271,6 +331,7 @@ class OpenBatch final : public Batch {
   OpenBatch(std::shared_ptr<EngineHandle> engine, Napi::Env env, FileStoreOptions options)
       : Batch(Priority::Load, 1, std::move(engine), env), options_(std::move(options)) {}
 
+  bool isAbandonable() const noexcept override { return true; }
   void run(uint32_t, ThreadState&) noexcept override {
     try {
       store_ = FileStore::open(options_);
@@ -319,8 +380,8 @@ FileStoreOptions optionsOf(Napi::Object object) {
 
 }  // namespace
 
-Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options) {
-  return std::make_shared<OpenBatch>(engine, options.Env(), optionsOf(options))->submit(0);
+Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options, uint32_t ticket) {
+  return std::make_shared<OpenBatch>(engine, options.Env(), optionsOf(options))->submit(ticket);
 }
 
 Napi::Function defineStoreClass(Napi::Env env) { return StoreObject::define(env); }

@@ -2,6 +2,8 @@ import type { FileStore } from "@kvferry/native";
 
 /** How often a folder is touched. Once would do, but for a node that changes the folder itself in the very tick of the touch. */
 const TOUCHES = 2;
+/** A file system that hangs is not waited for. */
+const TOUCH_MS = 10_000;
 
 export interface ToucherOptions {
   readonly files: Pick<FileStore, "stampFolders">;
@@ -55,7 +57,7 @@ export class Toucher {
       if (left > 1) this.#due.set(folder, left - 1);
       else this.#due.delete(folder);
     }
-    this.#touching = this.#options.files.stampFolders(folders, true).then(
+    this.#touching = this.#options.files.stampFolders(folders, true, AbortSignal.timeout(TOUCH_MS)).then(
       () => {},
       () => {}, // the storage is in trouble: then other hosts may miss a block, and compute it again
     );

@@ -31,22 +31,28 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
+import { endOf, endsBy } from "./ends.js";
 import { Evicted } from "./evicted.js";
 import type { BlockFinder, FileSystemHabits } from "./finder.js";
+import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
-import { posixManifest } from "./manifest.js";
+import { abandonablePosixManifest, posixManifest } from "./manifest.js";
+import { engineCalls, nodeCalls, type PathCalls } from "./path-calls.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
 import { livingWriters, removeDeadWriters, removeWriterFolder } from "./writers.js";
 
+/** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
+const OPEN_MS = 30_000;
+const CLOSE_MS = 1_000;
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
   readonly #habits: FileSystemHabits | undefined;
   readonly #writer: string = newWriterName();
-  readonly #stopping: AbortController = new AbortController();
+  readonly #lastCalls: LastCalls = new LastCalls();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
   #store: FileStore | undefined;
@@ -58,14 +64,16 @@ export class PosixBackend extends OffloadBackend {
   #folder = "";
   #evicted: Evicted | undefined;
   #indexing: Promise<void> = Promise.resolve();
+  #counting: Promise<Usage> | undefined;
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
 
   /** `habits`: given by the backends that are this one on a file system of its own kind.
    * @throws KvferryError CONFIG_INVALID with `context.field`. */
   constructor(config: PosixConfig, habits?: FileSystemHabits) {
-    super(habits?.manifest ?? posixManifest);
-    this.#config = resolveConfig(config);
+    const resolved = resolveConfig(config);
+    super(habits?.manifest ?? (resolved.abandonable ? abandonablePosixManifest : posixManifest));
+    this.#config = resolved;
     this.#habits = habits;
   }
 
@@ -81,15 +89,17 @@ export class PosixBackend extends OffloadBackend {
 
   protected override async _open(context: AuthorContext): Promise<void> {
     const folders = foldersOf(this.#config, context.namespace);
+    const { abandonable, threads } = this.#config;
+    this.#engine = this.#config.engine ?? createFileEngine({ abandonable, ...(threads && { threads }) });
     this.#folders = folders;
     await this.#habits?.checkRoot?.(this.#config.root);
-    await makeFolder(folders.blocks, this.#config.folderMode);
-    await makeFolder(folders.namespace, this.#config.folderMode);
-    this.#engine =
-      this.#config.engine ?? createFileEngine({ ...(this.#config.threads && { threads: this.#config.threads }) });
-    this.#store = await this.#openStore(folders, context, this.#engine);
-    await describe(folders, this.#config, context, this.#writer);
-    const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs());
+    const signal = abandonable ? endOf(context.signal, OPEN_MS) : undefined;
+    const calls = this.#callsUntil(signal);
+    await makeFolder(folders.blocks, this.#config.folderMode, calls);
+    await makeFolder(folders.namespace, this.#config.folderMode, calls);
+    this.#store = await this.#openStore(folders, context, this.#engine, signal);
+    await describe(folders, this.#config, context, this.#writer, calls);
+    const removed = await removeDeadWriters(folders.writers, this.#writer, context.clock.nowMs(), calls);
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
@@ -99,8 +109,8 @@ export class PosixBackend extends OffloadBackend {
       presence: this.#presence,
     });
     this.#folder = folderName(this.#config, context.namespace);
-    await this.#joinRoot(context);
-    await this.#watchWriters(folders, context);
+    await endsBy(this.#joinRoot(context), signal);
+    await endsBy(this.#watchWriters(folders, context, calls), signal);
     if (!this.#sole?.alone) this.#startIndexing(); // else it has begun
   }
 
@@ -110,7 +120,10 @@ export class PosixBackend extends OffloadBackend {
     if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
-    const found = await (this.#finder?.find(asked, signal) ?? this.#files.exists(asked.bytes, signal));
+    const found = await this.#untilLastCalls(
+      signal,
+      (until) => this.#finder?.find(asked, until) ?? this.#files.exists(asked.bytes, until),
+    );
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
@@ -127,7 +140,11 @@ export class PosixBackend extends OffloadBackend {
     return this.#tellOrder(keys, states);
   }
 
-  protected override async _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+  protected override _store(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
+    return this.#untilLastCalls(options.signal, (signal) => this.#storeNew(batch, { ...options, signal }));
+  }
+
+  async #storeNew(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const plan = planStore(batch, this.#index);
     if (plan.positions.length > 0) {
       const room = await this.#reserve(plan.positions.length, options);
@@ -145,7 +162,9 @@ export class PosixBackend extends OffloadBackend {
   protected override async _load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const known = new Uint8Array(batch.keys.count);
     this.#index.lookup(batch.keys, known);
-    const result = await this.#files.load(io(batch, options));
+    const result = await this.#untilLastCalls(options.signal, (signal) =>
+      this.#files.load(io(batch, { ...options, signal })),
+    );
     const loaded = countOutcome(result, Outcome.LOADED);
     if (loaded < batch.keys.count) this.#noteNotLoaded(batch.keys, result, known);
     if (loaded > 0) this.#root?.tell(RecordKind.USED, this.#folder, keysWith(batch.keys, result, Outcome.LOADED));
@@ -155,7 +174,7 @@ export class PosixBackend extends OffloadBackend {
   protected override async _remove(keys: KeyBatch, { signal }: AuthorOptions): Promise<BatchResult> {
     this.#index.removals++;
     try {
-      const result = await this.#files.remove(keys.bytes, signal);
+      const result = await this.#untilLastCalls(signal, (until) => this.#files.remove(keys.bytes, until));
       tellFirst(keys, result);
       for (let i = 0; i < keys.count; i++) {
         if (result.outcomes[i] !== Outcome.FAILED) this.#index.delete(keyAt(keys, i));
@@ -175,7 +194,21 @@ export class PosixBackend extends OffloadBackend {
   }
 
   /** Counts the folder, unless this process is its only writer and knows. */
-  protected override async _usage(): Promise<Usage> {
+  protected override _usage(): Promise<Usage> {
+    if (!this.#config.abandonable) return this.#count();
+    // one count at a time: whoever asks again and again must not pile up threads that hang
+    this.#counting ??= this.#count().finally(() => {
+      this.#counting = undefined;
+    });
+    return this.#counting;
+  }
+
+  override close(): Promise<void> {
+    if (this.#config.abandonable && this.state === "open") this.#lastCalls.begin();
+    return super.close();
+  }
+
+  async #count(): Promise<Usage> {
     const { capacityBytes } = this.#config;
     await this.#indexing;
     if (this.#knowsAll && !this.#config.adopt) {
@@ -183,7 +216,7 @@ export class PosixBackend extends OffloadBackend {
     }
     let bytes = 0;
     let blocks = 0;
-    for await (const { entries } of this.#leaves(undefined)) {
+    for await (const { entries } of this.#leaves(this.#unlessStopped)) {
       blocks += entries.length;
       for (const entry of entries) bytes += entry.bytes;
     }
@@ -191,15 +224,55 @@ export class PosixBackend extends OffloadBackend {
   }
 
   protected override async _close(): Promise<void> {
-    this.#stopping.abort();
+    this.#lastCalls.end();
     this.#sole?.stop();
-    await this.#finder?.close();
     await this.#indexing;
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
-    if (this.#root !== undefined) await releaseRoot(this.#root);
+    const { abandonable } = this.#config;
+    const signal = abandonable ? AbortSignal.timeout(CLOSE_MS) : undefined;
+    if (this.#finder !== undefined) await this.#unlessHung(endsBy(this.#finder.close(), signal));
+    if (this.#root !== undefined) await this.#unlessHung(endsBy(releaseRoot(this.#root), signal));
+    if (!abandonable) await this.#closeEngine(); // so that nothing comes into the folder any more
+    if (this.#folders && this.#engine) {
+      const own = join(this.#folders.writers, this.#writer);
+      await this.#unlessHung(removeWriterFolder(own, this.#callsUntil(signal)));
+    }
+    if (abandonable) await this.#closeEngine();
+  }
+
+  async #closeEngine(): Promise<void> {
     this.#store?.close();
     if (this.#config.engine === undefined) await this.#engine?.close();
-    if (this.#folders) await removeWriterFolder(join(this.#folders.writers, this.#writer));
+  }
+
+  /** A file system that hangs must not keep an abandonable backend from closing. */
+  async #unlessHung(ending: Promise<unknown>): Promise<void> {
+    try {
+      await ending;
+    } catch (thrown) {
+      if (!this.#config.abandonable) throw thrown;
+      const facts = { err: toKvferryError(thrown, "close"), root: this.#config.root };
+      this.context.logger.warn(facts, "something is left behind in a folder that could not be used");
+    }
+  }
+
+  /** Of an abandonable backend, the call ends soon after close(), even if nobody aborts its signal. */
+  #untilLastCalls<T>(
+    signal: AbortSignal | undefined,
+    call: (until: AbortSignal | undefined) => Promise<T>,
+  ): Promise<T> {
+    return this.#config.abandonable ? this.#lastCalls.run(signal, call) : call(signal);
+  }
+
+  /** Calls on paths that end when the signal aborts, where they can. */
+  #callsUntil(signal: AbortSignal | undefined): PathCalls {
+    if (!this.#config.abandonable) return nodeCalls;
+    return engineCalls((this.#engine as FileEngine).folders, signal ?? this.#lastCalls.signal);
+  }
+
+  /** For calls of an abandonable backend that nobody else can end. */
+  get #unlessStopped(): AbortSignal | undefined {
+    return this.#config.abandonable ? this.#lastCalls.signal : undefined;
   }
 
   get #index(): Presence {
@@ -230,7 +303,7 @@ export class PosixBackend extends OffloadBackend {
     this.#evicted = new Evicted({
       folder: this.#folder,
       presence: this.#index,
-      exists: (keys) => this.#files.exists(keys.bytes, undefined),
+      exists: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
       announce: (keys) => this.announceRemoved(keys, "evicted"),
       reindex: () => {
         this.#index.clear();
@@ -268,8 +341,10 @@ export class PosixBackend extends OffloadBackend {
       settle(selectKeys(batch.keys, []), count);
       throw thrown;
     }
-    // the folder's own fsync comes after the name is out
-    settle(keysWith(batch.keys, result, Outcome.STORED), this.#config.fsync ? countOutcome(result, Outcome.FAILED) : 0);
+    // the folder's own fsync comes after the name is out, and what was abandoned may still be stored
+    const { fsync, abandonable } = this.#config;
+    const lost = fsync || abandonable ? countOutcome(result, Outcome.FAILED) : 0;
+    settle(keysWith(batch.keys, result, Outcome.STORED), lost);
     return result;
   }
 
@@ -279,9 +354,14 @@ export class PosixBackend extends OffloadBackend {
     return states;
   }
 
-  #openStore(folders: Folders, context: AuthorContext, engine: FileEngine): Promise<FileStore> {
+  #openStore(
+    folders: Folders,
+    context: AuthorContext,
+    engine: FileEngine,
+    signal: AbortSignal | undefined,
+  ): Promise<FileStore> {
     const { layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax } = this.#config;
-    return engine.openStore({
+    const options = {
       blocksFolder: folders.blocks,
       tmpFolder: join(folders.writers, this.#writer),
       quarantineFolder: folders.quarantine,
@@ -290,10 +370,11 @@ export class PosixBackend extends OffloadBackend {
       keyBytes: context.keyBytes,
       blockBytes: context.blockBytes,
       ...{ layout, fileMode, folderMode, fsync, adopt, direct, publish, quarantineFilesMax },
-    });
+    };
+    return engine.openStore(options, signal);
   }
 
-  async #watchWriters(folders: Folders, context: AuthorContext): Promise<void> {
+  async #watchWriters(folders: Folders, context: AuthorContext, calls: PathCalls): Promise<void> {
     const nowMs = () => context.clock.nowMs();
     // vLLM's own tier gives no sign of itself: in its folder nobody can know to be alone
     const mayBeAlone = this.#config.layout === "kvferry";
@@ -301,10 +382,11 @@ export class PosixBackend extends OffloadBackend {
       folder: folders.writers,
       own: this.#writer,
       mayBeAlone,
+      calls: this.#callsUntil(this.#unlessStopped),
       nowMs,
       onAlone: () => this.#startIndexing(),
     });
-    const others = await livingWriters(folders.writers, this.#writer, nowMs());
+    const others = await livingWriters(folders.writers, this.#writer, nowMs(), calls);
     if (others.length > 0) await new Promise((resolve) => setTimeout(resolve, NOTICE_MS));
     await this.#sole.start();
   }
@@ -316,13 +398,13 @@ export class PosixBackend extends OffloadBackend {
     this.#indexing = (async () => {
       await previous;
       try {
-        for await (const { keys, removals } of this.#leaves(this.#stopping.signal)) {
+        for await (const { keys, removals } of this.#leaves(this.#lastCalls.signal)) {
           if (removals === this.#index.removals) this.#index.addAll(keys);
-          else await this.#noteIfThere(keys);
+          else await this.#noteIfThere(keys, this.#unlessStopped);
         }
         this.#complete = true;
       } catch (thrown) {
-        if (this.#stopping.signal.aborted) return;
+        if (this.#lastCalls.signal.aborted) return;
         const facts = { err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks };
         this.context.logger.warn(facts, "could not list the blocks; lookups ask the file system");
       }
@@ -334,7 +416,9 @@ export class PosixBackend extends OffloadBackend {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
     const { layout, adopt } = this.#config;
-    const facts = { layout, adopt, blocks, keyBytes, blockBytes, fileBytes: this.#fileBytes, files: this.#files };
+    const own = this.#unlessStopped;
+    const found = { fileBytes: this.#fileBytes, files: this.#files, calls: this.#callsUntil(own), signal: own };
+    const facts = { layout, adopt, blocks, keyBytes, blockBytes, ...found };
     for await (const leaf of blocksIn({ ...facts, removals: () => this.#index.removals })) {
       signal?.throwIfAborted();
       yield leaf;
@@ -350,7 +434,7 @@ export class PosixBackend extends OffloadBackend {
       const noted = selectKeys(batch.keys, [...result.outcomes.keys()].filter(stored));
       this.#finder?.noteStored(keysWith(batch.keys, result, Outcome.STORED));
       if (removals === this.#index.removals) this.#index.addAll(noted);
-      else await this.#noteIfThere(noted);
+      else await this.#noteIfThere(noted, this.#config.abandonable ? options.signal : undefined);
       return result;
     } finally {
       this.#index.endStoring(batch.keys);
@@ -358,11 +442,11 @@ export class PosixBackend extends OffloadBackend {
   }
 
   /** For keys that another call may have removed while this one stored or listed them: asks until no removal is under way. */
-  async #noteIfThere(keys: KeyBatch): Promise<void> {
-    if (keys.count === 0) return;
+  async #noteIfThere(keys: KeyBatch, signal: AbortSignal | undefined): Promise<void> {
+    if (keys.count === 0 || signal?.aborted) return;
     for (;;) {
       const { removals } = this.#index;
-      const found = await this.#files.exists(keys.bytes, undefined);
+      const found = await this.#files.exists(keys.bytes, signal);
       if (removals !== this.#index.removals) continue;
       for (let i = 0; i < keys.count; i++) if (found[i] === 1) this.#index.add(keyAt(keys, i));
       return;

@@ -29,6 +29,9 @@ export interface PosixConfig {
   /** Bytes that the blocks of a tenant may take, by the namespace's tenant; who is not named shares the capacity alone. Needs `capacityBytes` and the
    * layout kvferry: vLLM's paths do not tell the tenant. */
   readonly quotas?: Readonly<Record<string, number>>;
+  /** For file systems that can hang, as NFS on a hard mount does: blocks go through memory of the I/O threads, which costs a copy, and every call
+   * ends when its signal aborts, whatever the file system does. With `engine`: the engine is made for it, or not. Default false. */
+  readonly abandonable?: boolean;
   /** I/O threads of the backend's own engine; default by the number of cores. Not with `engine`. */
   readonly threads?: number;
   /** An engine to share with other backends; whoever made it closes it. */
@@ -65,9 +68,13 @@ export function resolveConfig(config: PosixConfig): ResolvedPosixConfig {
   if (config.engine !== undefined && config.threads !== undefined) {
     throw invalid("threads", "belongs to the backend's own engine; leave it out when `engine` is given");
   }
+  if (config.engine !== undefined && (config.abandonable ?? config.engine.abandonable) !== config.engine.abandonable) {
+    throw invalid("abandonable", "must be as the `engine` was made: leave it out");
+  }
   return {
     ...config,
     layout,
+    abandonable: config.abandonable ?? config.engine?.abandonable ?? false,
     adopt: config.adopt ?? false,
     fsync: config.fsync ?? false,
     direct: config.direct ?? "auto",

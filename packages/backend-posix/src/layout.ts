@@ -1,8 +1,8 @@
-import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { GROUP_BYTES, keyGroup, keyHex, type Namespace } from "@kvferry/core";
 import type { LayoutName } from "@kvferry/native";
 import type { PosixConfig, ResolvedPosixConfig } from "./config.js";
+import { nodeCalls, type PathCalls } from "./path-calls.js";
 
 /** The folders of one namespace below a root; docs/block-format.md, "Paths". */
 export interface Folders {
@@ -52,13 +52,18 @@ export interface LeafFolder {
 }
 
 /** Every folder that can hold blocks, in no order. */
-export async function* leafFolders(layout: LayoutName, blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
-  if (layout === "kvferry") yield* kvferryLeaves(blocks, keyBytes);
-  else yield* vllmFsLeaves(blocks, keyBytes);
+export async function* leafFolders(
+  layout: LayoutName,
+  blocks: string,
+  keyBytes: number,
+  calls: PathCalls = nodeCalls,
+): AsyncGenerator<LeafFolder> {
+  if (layout === "kvferry") yield* kvferryLeaves(blocks, keyBytes, calls);
+  else yield* vllmFsLeaves(blocks, keyBytes, calls);
 }
 
-async function* kvferryLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
-  for (const folder of await foldersNamed(blocks, /^[0-9a-f]{2}$/)) {
+async function* kvferryLeaves(blocks: string, keyBytes: number, calls: PathCalls): AsyncGenerator<LeafFolder> {
+  for (const folder of await foldersNamed(blocks, /^[0-9a-f]{2}$/, calls)) {
     yield {
       path: join(blocks, folder),
       keyOf: (name) => (name.startsWith(folder) ? hexStem(name, ".kvb", keyBytes) : undefined),
@@ -66,9 +71,9 @@ async function* kvferryLeaves(blocks: string, keyBytes: number): AsyncGenerator<
   }
 }
 
-async function* vllmFsLeaves(blocks: string, keyBytes: number): AsyncGenerator<LeafFolder> {
-  for (const outer of await foldersNamed(blocks, /^[0-9a-f]{2,3}$/)) {
-    for (const inner of await foldersNamed(join(blocks, outer), /^[0-9a-f]{0,2}_g[0-9]{1,10}$/)) {
+async function* vllmFsLeaves(blocks: string, keyBytes: number, calls: PathCalls): AsyncGenerator<LeafFolder> {
+  for (const outer of await foldersNamed(blocks, /^[0-9a-f]{2,3}$/, calls)) {
+    for (const inner of await foldersNamed(join(blocks, outer), /^[0-9a-f]{0,2}_g[0-9]{1,10}$/, calls)) {
       const group = Number(inner.slice(inner.indexOf("_g") + 2));
       if (group > 0xffff_ffff) continue;
       yield {
@@ -87,9 +92,9 @@ async function* vllmFsLeaves(blocks: string, keyBytes: number): AsyncGenerator<L
   }
 }
 
-async function foldersNamed(parent: string, pattern: RegExp): Promise<string[]> {
+async function foldersNamed(parent: string, pattern: RegExp, calls: PathCalls): Promise<string[]> {
   try {
-    return (await readdir(parent)).filter((name) => pattern.test(name));
+    return (await calls.names(parent)).filter((name) => pattern.test(name));
   } catch (thrown) {
     if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return []; // went away, or was never made
     throw thrown;

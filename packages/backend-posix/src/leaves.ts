@@ -1,6 +1,7 @@
 import { type KeyBatch, packKeys, type ScanEntry } from "@kvferry/core";
 import type { FileStore, LayoutName } from "@kvferry/native";
 import { leafFolders } from "./layout.js";
+import type { PathCalls } from "./path-calls.js";
 
 /** What was found in one folder, and `Presence.removals` before it was listed. */
 export interface Leaf {
@@ -17,15 +18,18 @@ export interface LeavesOptions {
   readonly fileBytes: number;
   readonly adopt: boolean;
   readonly files: FileStore;
+  readonly calls: PathCalls;
+  /** Ends a listing that hangs, where the engine can. */
+  readonly signal: AbortSignal | undefined;
   removals(): number;
 }
 
 /** The blocks of a namespace, one folder after the other. */
 export async function* blocksIn(options: LeavesOptions): AsyncGenerator<Leaf> {
-  const { layout, blocks, keyBytes, blockBytes, fileBytes, adopt, files } = options;
-  for await (const leaf of leafFolders(layout, blocks, keyBytes)) {
+  const { layout, blocks, keyBytes, blockBytes, fileBytes, adopt, files, calls, signal } = options;
+  for await (const leaf of leafFolders(layout, blocks, keyBytes, calls)) {
     const removals = options.removals();
-    const listing = await files.listFolder(leaf.path);
+    const listing = await files.listFolder(leaf.path, signal);
     const entries: ScanEntry[] = [];
     for (const [i, name] of listing.names.entries()) {
       const bytes = listing.bytes[i] as number;
@@ -39,9 +43,9 @@ export async function* blocksIn(options: LeavesOptions): AsyncGenerator<Leaf> {
 }
 
 /** In vLLM's directory other namespaces have the same paths; the files tell whose they are. */
-async function ownOnly(leaf: Leaf, { layout, files, keyBytes }: LeavesOptions): Promise<Leaf> {
+async function ownOnly(leaf: Leaf, { layout, files, keyBytes, signal }: LeavesOptions): Promise<Leaf> {
   if (layout !== "vllm-fs" || leaf.entries.length === 0) return leaf;
-  const ours = await files.exists(leaf.keys.bytes, undefined);
+  const ours = await files.exists(leaf.keys.bytes, signal);
   const entries = leaf.entries.filter((_, i) => ours[i] === 1);
   return { ...leaf, entries, keys: keysOf(entries, keyBytes) };
 }

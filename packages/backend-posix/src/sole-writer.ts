@@ -1,5 +1,5 @@
-import { statfs, utimes } from "node:fs/promises";
 import { join } from "node:path";
+import type { PathCalls } from "./path-calls.js";
 import { livingWriters } from "./writers.js";
 
 /** Writers on other hosts, or in other pid namespaces, see by this sign that this one lives; far below the hour they allow. */
@@ -26,6 +26,7 @@ export interface SoleWriterOptions {
   readonly own: string;
   /** False where others may write without a folder of theirs. */
   readonly mayBeAlone: boolean;
+  readonly calls: PathCalls;
   nowMs(): number;
   /** Called when the last other writer has gone. */
   onAlone(): void;
@@ -42,6 +43,7 @@ export class SoleWriter {
   #pollTimer: NodeJS.Timeout | undefined;
   #heartbeatTimer: NodeJS.Timeout | undefined;
   #polling = false;
+  #beating = false;
 
   constructor(options: SoleWriterOptions) {
     this.#options = options;
@@ -56,8 +58,7 @@ export class SoleWriter {
     this.#heartbeatTimer = setInterval(() => void this.#heartbeat(), HEARTBEAT_MS);
     this.#heartbeatTimer.unref();
     if (!this.#options.mayBeAlone) return;
-    const { type } = await statfs(this.#options.folder);
-    if (!LOCAL_FILE_SYSTEMS.has(type)) return;
+    if (!LOCAL_FILE_SYSTEMS.has(await this.#options.calls.fileSystem(this.#options.folder))) return;
     await this.#poll();
     this.#pollTimer = setInterval(() => void this.#poll(), POLL_MS);
     this.#pollTimer.unref();
@@ -70,15 +71,19 @@ export class SoleWriter {
   }
 
   async #heartbeat(): Promise<void> {
-    const now = this.#options.nowMs() / 1000;
-    await utimes(join(this.#options.folder, this.#options.own), now, now).catch(() => {}); // the next one may pass
+    if (this.#beating) return; // of a file system that hangs, one thread is enough
+    this.#beating = true;
+    const { folder, own, calls, nowMs } = this.#options;
+    await calls.touch(join(folder, own), nowMs()).catch(() => {}); // the next one may pass
+    this.#beating = false;
   }
 
   async #poll(): Promise<void> {
     if (this.#polling) return; // a slow file system: the last look is still under way
     this.#polling = true;
     try {
-      const others = await livingWriters(this.#options.folder, this.#options.own, this.#options.nowMs());
+      const { folder, own, calls, nowMs } = this.#options;
+      const others = await livingWriters(folder, own, nowMs(), calls);
       const before = this.#alone;
       this.#alone = others.length === 0;
       if (this.#alone && !before) this.#options.onAlone();

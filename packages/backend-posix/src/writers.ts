@@ -1,31 +1,42 @@
-import { readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { writerHasEnded } from "@kvferry/core";
+import { nodeCalls, type PathCalls } from "./path-calls.js";
 
 const LEFT_BY_OTHER_HOST_MS = 60 * 60 * 1000;
 
 /** Names of the other writers of a namespace that live, or may: those of other hosts count as living for an hour after their last sign. */
-export async function livingWriters(folder: string, own: string, nowMs: number): Promise<string[]> {
-  const names = await writerNames(folder);
+export async function livingWriters(
+  folder: string,
+  own: string,
+  nowMs: number,
+  calls: PathCalls = nodeCalls,
+): Promise<string[]> {
   const living: string[] = [];
-  for (const name of names) if (name !== own && (await mayLive(folder, name, nowMs))) living.push(name);
+  for (const name of await writerNames(folder, calls)) {
+    if (name !== own && (await mayLive(folder, name, nowMs, calls))) living.push(name);
+  }
   return living;
 }
 
 /** Removes the folders, and the files in them, of writers that are gone. Returns how many. */
-export async function removeDeadWriters(folder: string, own: string, nowMs: number): Promise<number> {
+export async function removeDeadWriters(
+  folder: string,
+  own: string,
+  nowMs: number,
+  calls: PathCalls = nodeCalls,
+): Promise<number> {
   let removed = 0;
-  for (const name of await writerNames(folder)) {
-    if (name === own || (await mayLive(folder, name, nowMs))) continue;
-    if (await removeWriterFolder(join(folder, name))) removed++;
+  for (const name of await writerNames(folder, calls)) {
+    if (name === own || (await mayLive(folder, name, nowMs, calls))) continue;
+    if (await removeWriterFolder(join(folder, name), calls)) removed++;
   }
   return removed;
 }
 
 /** Of a writer that has ended. False where NFS keeps a file in it that somebody still has open (`.nfs…`): it goes the next time. */
-export async function removeWriterFolder(path: string): Promise<boolean> {
+export async function removeWriterFolder(path: string, calls: PathCalls): Promise<boolean> {
   try {
-    await rm(path, { recursive: true, force: true });
+    await calls.remove(path);
     return true;
   } catch (thrown) {
     if (!["ENOTEMPTY", "EBUSY"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
@@ -33,20 +44,20 @@ export async function removeWriterFolder(path: string): Promise<boolean> {
   }
 }
 
-async function writerNames(folder: string): Promise<string[]> {
+async function writerNames(folder: string, calls: PathCalls): Promise<readonly string[]> {
   try {
-    return await readdir(folder);
+    return await calls.names(folder);
   } catch (thrown) {
     if ((thrown as NodeJS.ErrnoException).code === "ENOENT") return [];
     throw thrown;
   }
 }
 
-async function mayLive(folder: string, name: string, nowMs: number): Promise<boolean> {
+async function mayLive(folder: string, name: string, nowMs: number, calls: PathCalls): Promise<boolean> {
   const hasEnded = writerHasEnded(name);
   if (hasEnded !== undefined) return !hasEnded;
   try {
-    return nowMs - (await stat(join(folder, name))).mtimeMs < LEFT_BY_OTHER_HOST_MS;
+    return nowMs - (await calls.modifiedAtMs(join(folder, name))) < LEFT_BY_OTHER_HOST_MS;
   } catch {
     return false; // it has just gone
   }

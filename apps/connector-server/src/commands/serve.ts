@@ -1,11 +1,15 @@
 import { constants } from "node:os";
 import { resolve } from "node:path";
 import { KvferryError } from "@kvferry/core";
+import { exitWithin } from "@kvferry/native";
 import { type LogLevel, resolveConfig, type ServerConfig } from "../config.js";
 import { readConfigFile } from "../config-file.js";
 import { createLogger, type ServerLogger } from "../log.js";
 import { type RunningServer, startServer } from "../server.js";
 import { EXIT_FAILED, EXIT_SIGNALLED } from "./exit-codes.js";
+
+/** Ms that the end of the process may take: threads of Node's own that hang in a file system would hold it up for ever. */
+const EXIT_MS = 2_000;
 
 export interface ServeFlags {
   readonly config?: string;
@@ -82,5 +86,6 @@ function onSignals(logger: ServerLogger, drain: () => Promise<void>): () => void
 
 function exitWith(logger: ServerLogger, code: number): number {
   logger.flush();
+  exitWithin(EXIT_MS, code);
   return code;
 }

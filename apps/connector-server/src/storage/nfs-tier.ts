@@ -14,14 +14,14 @@ export async function startNfsTier(
   blocksMax: number,
   logger: Logger,
 ): Promise<TierRuntime> {
-  const { negativeTtlMs, ...folder } = tier;
+  const { negativeTtlMs, abandonable = true, ...folder } = tier;
   const own = negativeTtlMs === undefined ? {} : { negativeTtlMs };
   const mount = await readNfsMount(tier.root);
   for (const finding of judgeMount(mount, own)) {
     if (finding.severity !== "fine") logger.info({ tier: tier.name, mount: mount.mountPoint, ...finding }, "NFS mount");
   }
   const create = (config: PosixConfig): NfsBackend => new NfsBackend({ ...config, ...own });
-  const runtime = await startPosixTier({ ...folder, backend: "posix" }, field, blocksMax, create);
+  const runtime = await startPosixTier({ ...folder, abandonable, backend: "posix" }, field, blocksMax, create);
   return { ...runtime, backend: tier.backend, counters: () => countersOf(mount.mountPoint) };
 }
 

@@ -1,6 +1,6 @@
 import { NvmeBackend, openNvmeDrive, storedNamespaces } from "@kvferry/backend-nvme";
 import { type Logger, storedBlockBytes } from "@kvferry/core";
-import { folderProblem } from "./folder.js";
+import { folderProbe } from "./folder.js";
 import type { ResolvedNvmeTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
 
@@ -47,7 +47,7 @@ export async function startNvmeTier(tier: ResolvedNvmeTier, logger: Logger): Pro
         nvme_index_bytes: indexBytes,
       };
     },
-    problem: () => folderProblem(config.path),
+    problem: folderProbe(config.path),
     close: () => drive.close(),
   };
 }

@@ -1,6 +1,6 @@
 import { PosixBackend, type PosixConfig, storedNamespaces } from "@kvferry/backend-posix";
 import { createFileEngine } from "@kvferry/native";
-import { folderProblem, prepareFolder } from "./folder.js";
+import { folderProbe, prepareFolder } from "./folder.js";
 import { rootGauges } from "./root-gauges.js";
 import type { ResolvedPosixTier } from "./tier-config.js";
 import type { TierRuntime } from "./tier-runtime.js";
@@ -13,9 +13,19 @@ export async function startPosixTier(
   blocksMax: number,
   create: (config: PosixConfig) => PosixBackend = (config) => new PosixBackend(config),
 ): Promise<TierRuntime> {
-  const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, ...config } = tier;
-  await prepareFolder(config.root, `${field}.root`);
-  const engine = createFileEngine({ queueDepthMax: blocksMax, ...(threads === undefined ? {} : { threads }) });
+  const { backend, name, write: _write, deadlineMs: _deadlineMs, threads, abandonable = false, ...config } = tier;
+  const engine = createFileEngine({
+    abandonable,
+    queueDepthMax: blocksMax,
+    ...(threads === undefined ? {} : { threads }),
+  });
+  const calls = abandonable ? engine.folders : undefined;
+  try {
+    await prepareFolder(config.root, `${field}.root`, calls);
+  } catch (thrown) {
+    await engine.close();
+    throw thrown;
+  }
   const backends = new Set<PosixBackend>();
   return {
     name,
@@ -34,8 +44,11 @@ export async function startPosixTier(
     },
     namespaces: () => storedNamespaces(config.root, config.layout),
     counters: () => ({}),
-    gauges: () => (config.capacityBytes === undefined ? {} : rootGauges(backends)),
-    problem: () => folderProblem(config.root),
+    gauges: () => ({
+      ...(abandonable ? { stuck_threads: engine.stats().stuckThreads } : {}),
+      ...(config.capacityBytes === undefined ? {} : rootGauges(backends)),
+    }),
+    problem: folderProbe(config.root, calls),
     close: () => engine.close(),
   };
 }

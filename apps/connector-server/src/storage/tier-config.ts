@@ -22,6 +22,8 @@ interface FolderTierConfig extends CommonTierConfig {
   readonly root: string;
   readonly layout?: "kvferry" | "vllm-fs";
   readonly adopt?: boolean;
+  /** For a file system that can hang. */
+  readonly abandonable?: boolean;
   readonly capacity?: Size;
   readonly filesMax?: number;
   readonly policy?: string;
