@@ -47,7 +47,7 @@ function parsePart(mountPoint: string, part: string): NfsMountStats {
   const transports = [...part.matchAll(/^\s*xprt:\s*(\S+)\s+(.*)$/gm)].map(([, protocol, rest]) => ({
     protocol: protocol as string,
     // source port (not of local sockets), binds, connects
-    connects: Number((rest as string).split(" ")[protocol === "local" ? 1 : 2] ?? 0),
+    connects: Number((rest as string).split(" ")[protocol === "local" ? 1 : 2]) || 0,
   }));
   const options = (value("opts") ?? "").split(",").filter((option) => option !== "");
   return { mountPoint, options, ageSeconds: Number(value("age") ?? 0), transports, operations };
