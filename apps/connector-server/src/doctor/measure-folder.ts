@@ -11,6 +11,8 @@ import { measureVisibility } from "./visibility.js";
 const SCRATCH = ".kvferry-doctor-";
 /** What a killed probe has left is removed by a later one. */
 const LEFT_MS = 60 * 60 * 1000;
+const REMOVE_TRIES_MAX = 100;
+const REMOVE_PAUSE_MS = 50;
 
 export interface MeasureOptions {
   readonly folder: string;
@@ -30,8 +32,7 @@ export async function measureFolder({ folder, observer, quick, onStep }: Measure
   await removeLeft(path);
   const scratch = join(path, `${SCRATCH}${randomBytes(8).toString("hex")}`);
   process.once("SIGTERM", () => {
-    // without a turn for the probe to make more; its threads may still
-    rmSync(scratch, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 });
+    removeNow(scratch);
     process.exit(1);
   });
   await mkdir(scratch, { mode: 0o700 });
@@ -55,6 +56,18 @@ export async function measureFolder({ folder, observer, quick, onStep }: Measure
     };
   } finally {
     await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Without a turn for the probe to make more. Its threads may still, after a folder was listed: then once again from the start. */
+function removeNow(scratch: string): void {
+  for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
+    try {
+      rmSync(scratch, { recursive: true, force: true });
+      return;
+    } catch {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, REMOVE_PAUSE_MS);
+    }
   }
 }
 
