@@ -187,7 +187,7 @@ export class DriveDouble implements SegmentDrive {
   }
 
   stats(): FileEngineStats {
-    return { threads: 0, queuedLoads: 0, queuedStores: 0, running: 0 };
+    return { threads: 0, queuedLoads: 0, queuedStores: 0, running: 0, stuckThreads: 0 };
   }
 
   async close(): Promise<void> {
