@@ -3,7 +3,7 @@ import { strict as assert } from "node:assert";
 import { closeSync, openSync, readdirSync, readSync, statSync, unlinkSync } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { keyHex, LookupState, Outcome } from "@kvferry/core";
+import { keyHex, LookupState, Outcome, outcomeCode } from "@kvferry/core";
 import {
   BLOCK_BYTES,
   batchOf,
@@ -167,10 +167,12 @@ describe(`two clients over NFS ${version}`, () => {
       const storeOn = async (backend, first) => {
         const deadlineMs = performance.now() + 60_000;
         for (let stored = 0, i = 0; stored < BLOCKS_MAX && performance.now() < deadlineMs; i++) {
-          const { outcomes } = await backend.store(batchOf(first + 10 * i, 10));
+          const result = await backend.store(batchOf(first + 10 * i, 10));
+          const { outcomes } = result;
           stored += count(outcomes, Outcome.STORED);
           done.dropped += count(outcomes, Outcome.DROPPED);
           done.failed += count(outcomes, Outcome.FAILED);
+          if (outcomes.includes(Outcome.FAILED)) done.code = outcomeCode(result, outcomes.indexOf(Outcome.FAILED));
           measure();
           if (outcomes.includes(Outcome.DROPPED)) await sleep(50);
           done.firstMs ??= stored > 0 ? Math.round(performance.now() - startedMs) : undefined;

@@ -10,6 +10,7 @@ import { BLOCK_BYTES, batchOf, count, isRight, keysOf, openBackend, sleep, tell,
 const version = process.argv[2];
 const BLOCKS = 64;
 const DEADLINE_MS = 500;
+const THREADS = 8;
 const SENTINEL = 0xee;
 
 let isUp = true;
@@ -30,7 +31,7 @@ describe(`an outage of the server over NFS ${version}`, () => {
 
   it("holds no call past its deadline, touches no slot later, and is over when the server is back", async () => {
     const [one, two] = twoRoots(version);
-    const engine = createFileEngine({ threads: 8, abandonable: true, stuckAfterMs: 300 });
+    const engine = createFileEngine({ threads: THREADS, abandonable: true, stuckAfterMs: 300 });
     const writer = await openBackend(two);
     const backend = await openBackend(one, { engine });
     assert.equal(count((await writer.store(batchOf(0, BLOCKS))).outcomes, Outcome.STORED), BLOCKS);
@@ -62,7 +63,7 @@ describe(`an outage of the server over NFS ${version}`, () => {
       }
       abandoned.push([batch, loads]);
       await readFile("/proc/self/status"); // Node's own threads are not held
-      assert.ok(engine.stats().stuckThreads <= 8);
+      assert.ok(engine.stats().stuckThreads <= 2 * THREADS, `${engine.stats().stuckThreads} threads`); // and those that replace them
     }
     tell(`${version} calls while the server was away`, { ...seen, stuckThreads: engine.stats().stuckThreads });
     assert.ok(seen.failed > 0 && seen.deadline > 0);
