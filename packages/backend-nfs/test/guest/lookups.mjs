@@ -4,7 +4,7 @@ import { mkdirSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, describe, it } from "node:test";
 import { keyHex, LookupState, Outcome } from "@kvferry/core";
-import { batchOf, count, counted, keysOf, openBackend, sleep, tell, twoRoots } from "./blocks.mjs";
+import { batchOf, count, counted, keysOf, namespace, openBackend, sleep, tell, twoRoots } from "./blocks.mjs";
 
 const version = process.argv[2];
 const TTL_MS = 1000;
@@ -52,6 +52,17 @@ describe(`lookups over NFS ${version}`, async () => {
     const facts = { found: statesOf(found.value).hits, sent: found.sent, ms: found.ms, lookupsMeanwhile: lookups };
     tell(`${version} of 10,000 stored by the other node, after negativeTtlMs`, facts);
     tell(`${version} the same with a plain stat, as vLLM's fs tier does, of ${PLAIN_FILES}`, { found: plain.found() });
+    for (const [i, state] of found.value.entries()) {
+      if (state === LookupState.HIT) continue;
+      const hex = keyHex(keysOf(i, 1).bytes);
+      const path = `${namespace.digestHex}/blocks/${hex.slice(0, 2)}/${hex}.kvb`;
+      const onServer = exists(join("/run/export", one.split("/").at(-1), path));
+      tell(`${version} missed block ${i}`, {
+        onServer,
+        onClient: exists(join(two, path)),
+        again: [...(await c2.lookup(keysOf(i, 1)))],
+      });
+    }
     assert.deepEqual(statesOf(found.value), { hits: BLOCKS, misses: 0 });
   });
 
