@@ -36,7 +36,14 @@ for (const platform of process.argv.length > 2 ? process.argv.slice(2) : Object.
   // zig turns the undefined-behaviour sanitizer on by default.
   args.push("-fno-sanitize=undefined", "-s", ...defines.map((name) => `-D${name}`));
   args.push(`-I${join(root, "src")}`, `-I${headers}`, `-I${dirname(require.resolve("node-addon-api/package.json"))}`);
-  args.push(...sources, "-o", temporary, `-Wl,--version-script=${join(root, "gyp/exports.map")}`, "-Wl,-z,now", "-Wl,-z,nodelete");
+  args.push(
+    ...sources,
+    "-o",
+    temporary,
+    `-Wl,--version-script=${join(root, "gyp/exports.map")}`,
+    "-Wl,-z,now",
+    "-Wl,-z,nodelete",
+  );
   const { status } = spawnSync(command, args, { stdio: "inherit" });
   if (status !== 0) throw new Error(`${platform}: the compiler ended with ${status}`);
   renameSync(temporary, join(folder, "kvferry.node"));

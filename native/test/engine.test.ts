@@ -228,7 +228,7 @@ describe("batches", () => {
   });
 
   test("let the process end, and only then", async () => {
-    expect(engine.stats()).toEqual({ threads: 4, queuedLoads: 0, queuedStores: 0, running: 0 });
+    expect(engine.stats()).toEqual({ threads: 4, queuedLoads: 0, queuedStores: 0, running: 0, stuckThreads: 0 });
     expect(codeOf(() => createFileEngine({ threads: 0 }))).toBe("INVALID_ARGUMENT");
     expect(existsSync("/proc/self/task")).toBe(true);
   });

@@ -79,7 +79,7 @@ test("a process waits for its batches, then ends by itself although the engine i
   expect(ended).toEqual({ status: 0, signal: null, output: "4 true\n" });
 });
 
-test("engines, stores and regions that are dropped are collected", () => {
+test("engines, stores and regions that are dropped are collected", { timeout: 60_000 }, () => {
   const ended = run(`
     const v8 = require("node:v8");
     v8.setFlagsFromString("--expose-gc");

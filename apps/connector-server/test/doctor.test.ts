@@ -1,5 +1,6 @@
 // An operator asks what a folder or a bucket can do before trusting it with blocks: the verdict has to be right, and asking must harm nothing.
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { FolderFacts } from "@kvferry/core";
@@ -168,6 +169,17 @@ describe("kvferry doctor", { timeout: TIMEOUT_MS }, () => {
     child.kill("SIGINT");
     expect((await finished).code).toBe(130);
     await expect.poll(() => readdirSync(root), { timeout: TIMEOUT_MS / 2 }).toEqual([]);
+  });
+
+  it("takes its files away when nobody listens to the probe any more", async () => {
+    const root = scratch();
+    const bin = join(import.meta.dirname, "../bin/kvferry.js");
+    const probe = spawn(process.execPath, [bin, "doctor", "--probe", root], { stdio: ["ignore", "pipe", "ignore"] });
+    const exited = once(probe, "exit");
+    await once(probe.stdout, "data");
+    probe.stdout.destroy();
+    expect((await exited)[0]).toBe(1);
+    expect(readdirSync(root)).toEqual([]);
   });
 });
 

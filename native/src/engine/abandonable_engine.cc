@@ -79,9 +79,10 @@ class Crew : public std::enable_shared_from_this<Crew> {
       while (queue_->next(unit)) {
         begun(*member, unit.work);
         unit.work->run(unit.index, state);
-        if (mayGoOn(*member)) continue;
+        const bool goesOn = mayGoOn(*member);
+        // Not left to `next`: of abandoned work this may be the last reference, and its end closes descriptors.
         queue_->finished(unit);
-        break;
+        if (!goesOn) break;
       }
     }
     {

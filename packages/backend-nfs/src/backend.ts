@@ -1,7 +1,7 @@
 import { type FileSystemHabits, PosixBackend } from "@kvferry/backend-posix";
 import { type NfsConfig, type ResolvedNfsConfig, resolveConfig } from "./config.js";
 import { LeafFinder } from "./leaf-finder.js";
-import { nfsManifest, waitingNfsManifest } from "./manifest.js";
+import { nfsManifest } from "./manifest.js";
 import { readNfsMount } from "./mount/read-mount.js";
 
 /** The POSIX backend on NFS: one file a block, and blocks of other nodes found within `negativeTtlMs`; docs/nfs.md. */
@@ -16,7 +16,7 @@ export class NfsBackend extends PosixBackend {
 /** What the POSIX backend does in another way on NFS. */
 function nfsHabits({ posix, negativeTtlMs, touchDelayMs }: ResolvedNfsConfig): FileSystemHabits {
   return {
-    manifest: posix.abandonable ? nfsManifest : waitingNfsManifest,
+    manifest: nfsManifest,
     async checkRoot(root) {
       await readNfsMount(root);
     },

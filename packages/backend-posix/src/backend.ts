@@ -7,6 +7,7 @@ import {
   type BatchResult,
   type BlockBatch,
   countOutcome,
+  EvictedBlocks,
   type KeyBatch,
   keyAt,
   LookupState,
@@ -31,13 +32,12 @@ import { createFileEngine, type FileEngine, type FileStore } from "@kvferry/nati
 import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
-import { endOf, endsBy } from "./ends.js";
-import { Evicted } from "./evicted.js";
+import { anyOf, endsBy } from "./ends.js";
 import type { BlockFinder, FileSystemHabits } from "./finder.js";
 import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
-import { abandonablePosixManifest, posixManifest } from "./manifest.js";
+import { abandonable, posixManifest } from "./manifest.js";
 import { engineCalls, nodeCalls, type PathCalls } from "./path-calls.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
@@ -47,10 +47,11 @@ import { livingWriters, removeDeadWriters, removeWriterFolder } from "./writers.
 /** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
 const OPEN_MS = 30_000;
 const CLOSE_MS = 1_000;
+
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
-  readonly #habits: FileSystemHabits | undefined;
+  readonly #habits: FileSystemHabits;
   readonly #writer: string = newWriterName();
   readonly #lastCalls: LastCalls = new LastCalls();
   #folders: Folders | undefined;
@@ -62,7 +63,7 @@ export class PosixBackend extends OffloadBackend {
   /** With a capacity. */
   #root: SharedRoot | undefined;
   #folder = "";
-  #evicted: Evicted | undefined;
+  #evicted: EvictedBlocks | undefined;
   #indexing: Promise<void> = Promise.resolve();
   #counting: Promise<Usage> | undefined;
   /** Whether `#presence` holds every block of the folder. */
@@ -70,9 +71,9 @@ export class PosixBackend extends OffloadBackend {
 
   /** `habits`: given by the backends that are this one on a file system of its own kind.
    * @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig, habits?: FileSystemHabits) {
+  constructor(config: PosixConfig, habits: FileSystemHabits = { manifest: posixManifest }) {
     const resolved = resolveConfig(config);
-    super(habits?.manifest ?? (resolved.abandonable ? abandonablePosixManifest : posixManifest));
+    super(resolved.abandonable ? abandonable(habits.manifest) : habits.manifest);
     this.#config = resolved;
     this.#habits = habits;
   }
@@ -92,8 +93,8 @@ export class PosixBackend extends OffloadBackend {
     const { abandonable, threads } = this.#config;
     this.#engine = this.#config.engine ?? createFileEngine({ abandonable, ...(threads && { threads }) });
     this.#folders = folders;
-    await this.#habits?.checkRoot?.(this.#config.root);
-    const signal = abandonable ? endOf(context.signal, OPEN_MS) : undefined;
+    await this.#habits.checkRoot?.(this.#config.root);
+    const signal = abandonable ? anyOf(context.signal, AbortSignal.timeout(OPEN_MS)) : undefined;
     const calls = this.#callsUntil(signal);
     await makeFolder(folders.blocks, this.#config.folderMode, calls);
     await makeFolder(folders.namespace, this.#config.folderMode, calls);
@@ -103,7 +104,7 @@ export class PosixBackend extends OffloadBackend {
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
-    this.#finder = this.#habits?.createFinder?.({
+    this.#finder = this.#habits.createFinder?.({
       config: this.#config,
       files: this.#files,
       presence: this.#presence,
@@ -300,12 +301,12 @@ export class PosixBackend extends OffloadBackend {
     if (capacityBytes === undefined) return;
     const shared = { root, capacityBytes, filesMax, quotas, fileMode, folderMode, engine, logger, clock };
     this.#root = await acquireRoot({ ...shared, policy: POLICIES[policy] });
-    this.#evicted = new Evicted({
+    this.#evicted = new EvictedBlocks({
       folder: this.#folder,
-      presence: this.#index,
-      exists: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
+      known: this.#index,
+      remain: (keys) => this.#files.exists(keys.bytes, this.#unlessStopped),
       announce: (keys) => this.announceRemoved(keys, "evicted"),
-      reindex: () => {
+      relist: () => {
         this.#index.clear();
         this.#finder?.forget();
         this.#startIndexing();
@@ -416,7 +417,7 @@ export class PosixBackend extends OffloadBackend {
     const { blocks } = this.#folders as Folders;
     const { keyBytes, blockBytes } = this.context;
     const { layout, adopt } = this.#config;
-    const own = this.#unlessStopped;
+    const own = this.#unlessStopped && anyOf(signal, this.#unlessStopped);
     const found = { fileBytes: this.#fileBytes, files: this.#files, calls: this.#callsUntil(own), signal: own };
     const facts = { layout, adopt, blocks, keyBytes, blockBytes, ...found };
     for await (const leaf of blocksIn({ ...facts, removals: () => this.#index.removals })) {

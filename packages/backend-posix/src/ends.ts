@@ -1,6 +1,6 @@
-/** Aborts with the signal, or after a time. */
-export function endOf(signal: AbortSignal | undefined, ms: number): AbortSignal {
-  return AbortSignal.any([...(signal === undefined ? [] : [signal]), AbortSignal.timeout(ms)]);
+/** Aborts with the first of two signals. For calls that are few: the signals remember every one made of them. */
+export function anyOf(signal: AbortSignal | undefined, other: AbortSignal): AbortSignal {
+  return signal === undefined ? other : AbortSignal.any([signal, other]);
 }
 
 /** The promise or, when the signal aborts first, its reason: what still runs is left alone. */

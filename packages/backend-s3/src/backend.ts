@@ -116,7 +116,7 @@ export class S3Backend extends OffloadBackend {
       remover: new BlockRemover(requests),
       checksum: runningChecksum(),
     };
-    this.#joinCapacity(context, this.#opened);
+    await this.#joinCapacity(context, this.#opened);
     try {
       await untilAborted(inventory.begin(), context.signal);
     } catch (thrown) {
@@ -366,7 +366,8 @@ export class S3Backend extends OffloadBackend {
   }
 
   /** @throws KvferryError CONFIG_INVALID where the storage cannot elect a leader. */
-  #joinCapacity(context: AuthorContext, { conditional, requests, names, known, inventory }: Opened): void {
+  async #joinCapacity(context: AuthorContext, opened: Opened): Promise<void> {
+    const { conditional, requests, names, known, inventory } = opened;
     const { capacityBytes } = this.#config;
     if (capacityBytes === undefined) return;
     if (!conditional) {
@@ -375,7 +376,7 @@ export class S3Backend extends OffloadBackend {
       throw new KvferryError("CONFIG_INVALID", text, { operation: "open", context: { field: "capacityBytes" } });
     }
     const { clock, logger } = context;
-    const shared = acquirePrefix({ config: this.#config, capacityBytes, pace: this.#pace, clock, logger });
+    const shared = await acquirePrefix({ config: this.#config, capacityBytes, pace: this.#pace, clock, logger });
     this.#share = new CapacityShare({
       ...{ shared, pace: this.#pace, context, requests, names, known, stopping: this.#stopping.signal },
       announce: (keys) => this.announceRemoved(keys, "evicted"),

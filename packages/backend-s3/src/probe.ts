@@ -2,7 +2,9 @@ import { randomBytes } from "node:crypto";
 import { KvferryError } from "@kvferry/core";
 import { runningChecksum } from "./checksum.js";
 import { resolveConfig, type S3Config } from "./config.js";
+import { readObject } from "./read-object.js";
 import { type RequestOptions, S3Requests } from "./requests.js";
+import { rootOf } from "./stored-namespaces.js";
 
 const MIB = 2 ** 20;
 const CELLS = [
@@ -51,7 +53,7 @@ export async function probeS3(config: S3Config, { signal, onStep }: S3ProbeOptio
   const resolved = resolveConfig(config);
   const { bucket, prefix, endpoint } = resolved;
   const requests = new S3Requests(resolved);
-  const root = `${prefix === "" ? "" : `${prefix}/`}kvferry-doctor-${randomBytes(8).toString("hex")}/`;
+  const root = `${rootOf(prefix)}kvferry-doctor-${randomBytes(8).toString("hex")}/`;
   const probe = new Probe(requests, root, { signal, priority: "store" });
   try {
     onStep?.(0, "access");
@@ -146,7 +148,7 @@ class Probe {
       }
       const whole = Buffer.concat(parts);
       await this.#requests.completeUpload(upload, uploaded, this.#checksum(whole), false, this.#options);
-      if (!(await this.#get("parts")).equals(whole)) return "no";
+      if (!(await this.#get("parts", [0, whole.length - 1])).equals(whole)) return "no";
       return upload.wholeChecksum ? "with a checksum of the whole" : "yes";
     } catch (thrown) {
       if (thrown instanceof KvferryError && thrown.code === "UNSUPPORTED") return "no";
@@ -198,10 +200,8 @@ class Probe {
     return this.#requests.put(this.#name(name), [bytes], this.#checksum(bytes), condition, this.#options, "doctor");
   }
 
-  async #get(name: string, range?: [number, number]): Promise<Buffer> {
-    const chunks: Buffer[] = [];
-    const chunk = (bytes: Uint8Array): boolean => chunks.push(Buffer.from(bytes)) > 0;
-    await this.#requests.read(this.#name(name), { head: () => true, chunk }, this.#options, range);
-    return Buffer.concat(chunks);
+  async #get(name: string, range: [from: number, to: number]): Promise<Buffer> {
+    const bytes = await readObject(this.#requests, this.#name(name), range, this.#options);
+    return Buffer.from(bytes ?? []);
   }
 }

@@ -124,6 +124,7 @@ export { type Clock, type Logger, silentLogger, systemClock } from "./runtime.js
 export type { AuthorScanOptions, ScanEntry, ScanOptions, ScanPage } from "./scan.js";
 export { type Amount, NOTHING as NO_AMOUNT, plus as plusAmount } from "./shared-capacity/amount.js";
 export type { BlockFolder, BlockLeaf, BlockRoot, FolderBlocks } from "./shared-capacity/catalog.js";
+export { EvictedBlocks, type EvictedBlocksOptions, type KnownBlocks } from "./shared-capacity/evicted-blocks.js";
 export type { CapacityFiles } from "./shared-capacity/files.js";
 export { LateStores, type LateStoresOptions } from "./shared-capacity/late-stores.js";
 export type { LeaderIndexes, RootCount } from "./shared-capacity/leader.js";
@@ -131,6 +132,7 @@ export { RecordKind } from "./shared-capacity/log.js";
 export { Loop } from "./shared-capacity/loop.js";
 export { type CapacityObjects, ObjectFiles } from "./shared-capacity/object-files.js";
 export { type CapacityPace, SWIFT_PACE, THRIFTY_PACE } from "./shared-capacity/pace.js";
+export { type OpenRoot, RootRegistry } from "./shared-capacity/root-registry.js";
 export { type FolderUser, type RootStatus, SharedRoot, type SharedRootOptions } from "./shared-capacity/shared-root.js";
 export { BlockLedger, type BlockLedgerOptions } from "./tiers/block-ledger.js";
 export { type CapacityConfig, CapacityLayer } from "./tiers/capacity-layer.js";

@@ -2,21 +2,19 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type KeyBatch, KvferryError, type NamespaceFields, Outcome, outcomeCode, packedKeys } from "@kvferry/core";
-import { createRegion, type MappedRegion } from "@kvferry/native";
+import { type KeyBatch, type NamespaceFields, packedKeys } from "@kvferry/core";
+import { createRegion } from "@kvferry/native";
 import { KvferryClient } from "@kvferry/protocol";
 import { startServer } from "../server.js";
 import type { TierConfig } from "../storage/tier-config.js";
+import { fillRandom, KEY_BYTES, markBlocks, quantile, requireMoved } from "./sample-blocks.js";
 
-const KEY_BYTES = 36; // a SHA-256 and the group, as vLLM's are
 const MIB = 2 ** 20;
 /** A region has so many bytes at most: what an engine has under way. */
 const REGION_BYTES_MAX = 128 * MIB;
 const BATCH_BLOCKS_MAX = 64;
 const LOOKUP_KEYS = 256;
 const LOOKUPS = 64;
-/** Of all rounds of a size, the server's answer that half were no slower than. */
-const HALF = 0.5;
 
 export interface BenchOptions {
   readonly tier: TierConfig;
@@ -75,7 +73,7 @@ async function measureSize(
     region,
   });
   try {
-    fill(region);
+    fillRandom(region);
     const batches = Array.from({ length: Math.max(1, Math.ceil(bytes / blockBytes / slots)) }, () => randomKeys(slots));
     const all = Uint32Array.from({ length: slots }, (_, i) => i);
     const move = async (what: "store" | "load"): Promise<number> => {
@@ -83,11 +81,11 @@ async function measureSize(
       for (const [i, keys] of batches.entries()) {
         signal?.throwIfAborted();
         step((i / batches.length + (what === "load" ? 1 : 0)) / 2, what);
-        for (let slot = 0; slot < slots; slot++) mark(region, slot, keys, blockBytes);
+        if (what === "store") markBlocks(region, keys.bytes);
         const startMs = performance.now();
         const result = await client[what](keys, all);
         ms += performance.now() - startMs;
-        refuseFailure(what, result);
+        requireMoved(what, result);
       }
       return (blockBytes * slots * batches.length * 1000) / ms;
     };
@@ -110,17 +108,7 @@ async function lookupUs(client: KvferryClient, keys: () => KeyBatch): Promise<nu
     await client.lookup(asked);
     times.push((performance.now() - startMs) * 1000);
   }
-  return times.sort((a, b) => a - b)[Math.floor(LOOKUPS * HALF)] as number;
-}
-
-function refuseFailure(what: string, result: Awaited<ReturnType<KvferryClient["store"]>>): void {
-  const wanted = what === "store" ? Outcome.STORED : Outcome.LOADED;
-  const bad = result.outcomes.findIndex((outcome) => outcome !== wanted);
-  if (bad < 0) return;
-  const code = outcomeCode(result, bad) ?? "IO";
-  throw new KvferryError(code, `a block could not be ${what === "store" ? "stored" : "loaded"}: ${code}`, {
-    operation: what,
-  });
+  return quantile(times, 0.5);
 }
 
 function namespaceOf(blockBytes: number): NamespaceFields {
@@ -141,15 +129,4 @@ function sample({ bytes, count }: KeyBatch): KeyBatch {
   const many = Math.min(LOOKUP_KEYS, count);
   const first = Math.floor(Math.random() * (count - many + 1));
   return packedKeys(bytes.subarray(first * KEY_BYTES, (first + many) * KEY_BYTES), KEY_BYTES);
-}
-
-/** With bytes that no storage can make smaller. */
-function fill({ bytes }: MappedRegion): void {
-  const chunk = randomBytes(Math.min(bytes.length, MIB));
-  for (let at = 0; at < bytes.length; at += chunk.length) bytes.set(chunk.subarray(0, bytes.length - at), at);
-}
-
-/** No two blocks alike. */
-function mark({ bytes }: MappedRegion, slot: number, keys: KeyBatch, blockBytes: number): void {
-  bytes.set(keys.bytes.subarray(slot * KEY_BYTES, (slot + 1) * KEY_BYTES), slot * blockBytes);
 }

@@ -3,8 +3,8 @@ import { join, resolve } from "node:path";
 import { KvferryError, toKvferryError } from "@kvferry/core";
 import { measure } from "../bench/measure.js";
 import { benchSvg, benchText } from "../bench/plot.js";
-import { bytesText, parseSize } from "../sizes.js";
-import type { TierConfig } from "../storage/tier-config.js";
+import { bytesText } from "../sizes.js";
+import { sizeOf, type TierConfig } from "../storage/tier-config.js";
 import { version } from "../version.js";
 import { onInterrupt } from "./interrupt.js";
 import { Progress } from "./progress.js";
@@ -24,8 +24,8 @@ const NVME_BYTES_MIN = 2 ** 30;
 
 /** Measures a folder as an engine would use it: through a server of its own. What it stores is removed. */
 export async function bench(path: string, flags: BenchFlags): Promise<void> {
-  const blockBytes = flags.blocks.split(",").map((text) => sizeOf("--blocks", text));
-  const bytes = sizeOf("--bytes", flags.bytes);
+  const blockBytes = flags.blocks.split(",").map((text) => sizeOf("--blocks", text) as number);
+  const bytes = sizeOf("--bytes", flags.bytes) as number;
   const interrupt = onInterrupt();
   const progress = new Progress(flags.json !== true);
   const folder = await scratchIn(path);
@@ -60,13 +60,4 @@ async function scratchIn(path: string): Promise<string> {
     const { code, message } = toKvferryError(thrown, "bench");
     throw new KvferryError(code, `${path} cannot be used: ${message}`, { operation: "bench", cause: thrown });
   }
-}
-
-function sizeOf(field: string, text: string): number {
-  const bytes = parseSize(text);
-  if (bytes !== undefined && bytes > 0) return bytes;
-  throw new KvferryError("CONFIG_INVALID", `${field} takes a size such as 64KiB, got '${text}'`, {
-    operation: "config",
-    context: { field },
-  });
 }

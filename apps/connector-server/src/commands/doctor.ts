@@ -1,12 +1,11 @@
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
-import { KvferryError } from "@kvferry/core";
 import { diagnose } from "../doctor/diagnose.js";
 import { observe } from "../doctor/observer.js";
 import { probeHere } from "../doctor/probe-process.js";
 import { configText, type Diagnosis, diagnosisText, verdictOf } from "../doctor/report.js";
 import { parseDuration } from "../sizes.js";
-import type { TierConfig } from "../storage/tier-config.js";
+import { invalid, type TierConfig } from "../storage/tier-config.js";
 import { version } from "../version.js";
 import { EXIT_FAILED } from "./exit-codes.js";
 import { onInterrupt } from "./interrupt.js";
@@ -39,7 +38,7 @@ export async function doctor(targets: readonly string[], flags: DoctorFlags): Pr
   if (flags.probe === true && first !== undefined) return probeHere(first, flags.quick === true, flags.observer);
   if (flags.observe === true && first !== undefined) return observe(first);
   const stepMsMax = parseDuration(flags.timeout);
-  if (stepMsMax === undefined) throw usage("--timeout", `takes a time such as 45s or 2m, got '${flags.timeout}'`);
+  if (stepMsMax === undefined) throw invalid("--timeout", `takes a time such as 45s or 2m, got '${flags.timeout}'`);
   refuseTaken("--report", flags.report);
   refuseTaken("--write", flags.write);
   const interrupt = onInterrupt();
@@ -74,17 +73,13 @@ function tiersOf(diagnoses: readonly Diagnosis[]): TierConfig[] {
 
 /** Before the long work rather than after it. */
 function refuseTaken(flag: string, path: string | undefined): void {
-  if (path !== undefined && existsSync(path)) throw usage(flag, `${path} is there already; name another file`);
+  if (path !== undefined && existsSync(path)) throw invalid(flag, `${path} is there already; name another file`);
 }
 
 async function writeNew(flag: string, path: string, text: string): Promise<void> {
   try {
     await writeFile(path, text, { flag: "wx", mode: 0o600 });
   } catch (cause) {
-    throw usage(flag, (cause as Error).message);
+    throw invalid(flag, (cause as Error).message);
   }
-}
-
-function usage(field: string, reason: string): KvferryError {
-  return new KvferryError("CONFIG_INVALID", `${field}: ${reason}`, { operation: "config", context: { field } });
 }

@@ -1,9 +1,15 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { type BlockSpeed, type FolderFacts, KvferryError, Outcome, outcomeCode, storedBlockBytes } from "@kvferry/core";
-import { createFileEngine, createRegion, type FileStore, type MappedRegion } from "@kvferry/native";
+import { type BlockSpeed, type FolderFacts, storedBlockBytes } from "@kvferry/core";
+import {
+  createFileEngine,
+  createRegion,
+  type FileStore,
+  type FileStoreOptions,
+  type MappedRegion,
+} from "@kvferry/native";
+import { fillRandom, KEY_BYTES, markBlocks, quantile, requireMoved } from "../bench/sample-blocks.js";
 
-const KEY_BYTES = 36; // a SHA-256 and the group, as vLLM's are
 const KIB = 1024;
 const BLOCK_BYTES: readonly number[] = [64 * KIB, 1024 * KIB, 4096 * KIB];
 const DEPTHS: readonly number[] = [1, 8, 32];
@@ -48,19 +54,17 @@ async function measureCell(
   try {
     const store = await engine.openStore(storeOptions(folder, blockBytes));
     try {
-      fill(region);
+      fillRandom(region);
       const batches: Uint8Array[] = [];
       const most = Math.max(BATCHES_MIN, Math.floor(bytesMax / storedBlockBytes(blockBytes) / depth));
       const stored = await timed(most, async () => {
         const keys = randomBytes(KEY_BYTES * depth);
         batches.push(keys);
-        for (let i = 0; i < depth; i++) keys.copy(region.bytes, i * blockBytes, i * KEY_BYTES, (i + 1) * KEY_BYTES);
-        await move(store, "store", keys, region, depth);
+        markBlocks(region, keys);
+        await move(store, "store", keys, region);
       });
       let next = 0;
-      const loaded = await timed(batches.length, () =>
-        move(store, "load", batches[next++] as Uint8Array, region, depth),
-      );
+      const loaded = await timed(batches.length, () => move(store, "load", batches[next++] as Uint8Array, region));
       const bytes = blockBytes * depth;
       const speed: BlockSpeed = {
         ...{ blockBytes, depth },
@@ -78,10 +82,7 @@ async function measureCell(
   }
 }
 
-function storeOptions(
-  folder: string,
-  blockBytes: number,
-): Parameters<ReturnType<typeof createFileEngine>["openStore"]>[0] {
+function storeOptions(folder: string, blockBytes: number): FileStoreOptions {
   return {
     blocksFolder: join(folder, "blocks"),
     tmpFolder: join(folder, "tmp"),
@@ -92,22 +93,9 @@ function storeOptions(
   };
 }
 
-async function move(
-  store: FileStore,
-  what: "store" | "load",
-  keys: Uint8Array,
-  region: MappedRegion,
-  depth: number,
-): Promise<void> {
-  const slots = Uint32Array.from({ length: depth }, (_, i) => i);
-  const result = await store[what]({ keys, memory: region.bytes, rowBytes: region.rowBytes, slots });
-  const wanted = what === "store" ? Outcome.STORED : Outcome.LOADED;
-  const bad = result.outcomes.findIndex((outcome) => outcome !== wanted);
-  if (bad < 0) return;
-  const code = outcomeCode({ ...result }, bad) ?? "IO";
-  throw new KvferryError(code, `a block could not be ${what === "store" ? "stored" : "loaded"}: ${code}`, {
-    operation: what,
-  });
+async function move(store: FileStore, what: "store" | "load", keys: Uint8Array, region: MappedRegion): Promise<void> {
+  const slots = Uint32Array.from({ length: region.rows }, (_, i) => i);
+  requireMoved(what, await store[what]({ keys, memory: region.bytes, rowBytes: region.rowBytes, slots }));
 }
 
 /** Ms of each of at most `most` steps, as many as there is time for. */
@@ -122,17 +110,6 @@ async function timed(most: number, step: () => Promise<void>): Promise<number[]>
   return times;
 }
 
-/** With bytes that no storage can make smaller. */
-function fill({ bytes }: MappedRegion): void {
-  const chunk = randomBytes(Math.min(bytes.length, KIB * KIB));
-  for (let at = 0; at < bytes.length; at += chunk.length) bytes.set(chunk.subarray(0, bytes.length - at), at);
-}
-
 function sum(times: readonly number[]): number {
   return times.reduce((total, each) => total + each, 0);
-}
-
-function quantile(times: readonly number[], share: number): number {
-  const sorted = [...times].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] as number;
 }

@@ -173,7 +173,7 @@ function visibility({ visibility: seen }: FolderFacts): Finding {
     subject,
     found,
     means: "blocks that others have just stored are found late, and removed ones are asked for in vain",
-    change: "on NFS use a tier `backend: nfs`, which looks past the client's caches",
+    change: "on NFS mount with `lookupcache=positive`, or a smaller `actimeo`",
   };
 }
 
@@ -224,18 +224,19 @@ function fastest(measured: readonly BlockSpeed[]): BlockSpeed | undefined {
 
 /** The smallest size of blocks that comes near the best load speed. */
 function smallestGoodBlock(measured: readonly BlockSpeed[]): number | undefined {
-  const best = fastest(measured)?.loadBytesPerSecond ?? 0;
-  return measured
-    .filter(({ loadBytesPerSecond }) => loadBytesPerSecond >= best * ENOUGH)
-    .map(({ blockBytes }) => blockBytes)
-    .sort((a, b) => a - b)[0];
+  return leastOf(measured, ({ blockBytes }) => blockBytes);
 }
 
 /** The fewest blocks at a time that come near the best load speed: so many threads are enough. */
 export function enoughDepth(measured: readonly BlockSpeed[]): number | undefined {
+  return leastOf(measured, ({ depth }) => depth);
+}
+
+/** The least that one can do with and come near the best load speed. */
+function leastOf(measured: readonly BlockSpeed[], what: (speed: BlockSpeed) => number): number | undefined {
   const best = fastest(measured)?.loadBytesPerSecond ?? 0;
   return measured
     .filter(({ loadBytesPerSecond }) => loadBytesPerSecond >= best * ENOUGH)
-    .map(({ depth }) => depth)
+    .map(what)
     .sort((a, b) => a - b)[0];
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { mkdir, readdir, realpath, rm, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { type FolderFacts, fileSystemOf, mountOf, readMounts } from "@kvferry/core";
@@ -31,10 +31,9 @@ export async function measureFolder({ folder, observer, quick, onStep }: Measure
   const { type, bsize, blocks, bavail, files, ffree } = await statfs(path);
   await removeLeft(path);
   const scratch = join(path, `${SCRATCH}${randomBytes(8).toString("hex")}`);
-  process.once("SIGTERM", () => {
-    removeNow(scratch);
-    process.exit(1);
-  });
+  const leave = (): void => removeNow(scratch);
+  process.once("exit", leave); // also where nobody reads what the probe says any more, which ends it before a signal does
+  process.once("SIGTERM", () => process.exit(1));
   await mkdir(scratch, { mode: 0o700 });
   try {
     onStep(5, "what its calls do");
@@ -56,18 +55,20 @@ export async function measureFolder({ folder, observer, quick, onStep }: Measure
     };
   } finally {
     await rm(scratch, { recursive: true, force: true });
+    process.off("exit", leave);
   }
 }
 
-/** Without a turn for the probe to make more. Its threads may still, after a folder was listed: then once again from the start. */
+/** Without a turn for the probe to make more. Its threads may still, after a folder was listed or is gone: then once again from the start. */
 function removeNow(scratch: string): void {
   for (let tries = 0; tries < REMOVE_TRIES_MAX; tries++) {
     try {
+      if (tries > 0 && !existsSync(scratch)) return;
       rmSync(scratch, { recursive: true, force: true });
-      return;
     } catch {
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, REMOVE_PAUSE_MS);
+      // it is not empty any more
     }
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, REMOVE_PAUSE_MS);
   }
 }
 

@@ -4,7 +4,9 @@ import {
   type Clock,
   type Logger,
   newWriterName,
+  type OpenRoot,
   type PolicyFactory,
+  RootRegistry,
   SharedRoot,
   SWIFT_PACE,
   writerHasEnded,
@@ -31,45 +33,16 @@ export interface RootCapacity {
   readonly clock: Clock;
 }
 
-interface OpenRoot {
-  readonly shared: SharedRoot;
-  close(): Promise<void>;
-}
-
-interface Registered {
-  readonly opening: Promise<OpenRoot>;
-  users: number;
-}
-
-const roots: Map<string, Registered> = new Map();
+const roots = new RootRegistry();
 
 /** The process's share in a root: the same for all who ask, as the first one has configured it. Each gives it back by `releaseRoot`. */
 export async function acquireRoot(options: RootCapacity): Promise<SharedRoot> {
   await mkdir(options.root, { recursive: true, mode: options.folderMode });
-  const path = await realpath(options.root);
-  let entry = roots.get(path);
-  if (entry === undefined) {
-    entry = { opening: openRoot(options), users: 0 };
-    roots.set(path, entry);
-  }
-  entry.users++;
-  try {
-    return (await entry.opening).shared;
-  } catch (thrown) {
-    roots.delete(path);
-    throw thrown;
-  }
+  return roots.acquire(await realpath(options.root), () => openRoot(options));
 }
 
-export async function releaseRoot(root: SharedRoot): Promise<void> {
-  for (const [path, entry] of roots) {
-    const open = await entry.opening.catch(() => undefined);
-    if (open?.shared !== root) continue;
-    entry.users--;
-    if (entry.users > 0) return;
-    roots.delete(path);
-    await open.close();
-  }
+export function releaseRoot(root: SharedRoot): Promise<void> {
+  return roots.release(root);
 }
 
 async function openRoot(options: RootCapacity): Promise<OpenRoot> {

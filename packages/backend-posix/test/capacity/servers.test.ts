@@ -1,8 +1,6 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import {
   countOutcome,
@@ -13,10 +11,9 @@ import {
   LookupState,
   Outcome,
   packedKeys,
-  type RootStatus,
-  type Usage,
 } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
+import { CapacityProcess, pickServer, until } from "../../../../scripts/lib/capacity-process.mjs";
 import { PosixBackend } from "../../src/index.js";
 import { BLOCK_BYTES, KEY_BYTES, makeKeys, namespaceFields } from "../crash-blocks.mjs";
 import { makeRoot } from "../storage.js";
@@ -27,94 +24,13 @@ const FILE_BYTES = BLOCK_BYTES + 4096;
 const CAPACITY_BYTES = 200 * FILE_BYTES + 1000;
 const program = fileURLToPath(new URL("./capacity-server.mjs", import.meta.url));
 
-interface Done {
-  readonly stored: number;
-  readonly loaded: number;
-  readonly failed: number;
-  readonly wrong: number;
-}
-
-interface Line {
-  readonly open?: true;
-  readonly done?: Done;
-  readonly leads?: boolean;
-  readonly usage?: Usage;
-  readonly status?: RootStatus;
-}
-
-/** A child process that stores, loads and evicts. */
-class Server {
-  readonly child: ChildProcess;
-  done: Done = { stored: 0, loaded: 0, failed: 0, wrong: 0 };
-  leads = false;
-  isOpen = false;
-  /** Stands still until it is told to go on. */
-  stopped = false;
-  #answer: ((line: Line) => void) | undefined;
-
-  constructor(root: string, seed: number) {
-    const args = [program, root, String(seed), String(CAPACITY_BYTES), seed % 2 === 0 ? "rename" : "link"];
-    this.child = spawn(process.execPath, args, { stdio: ["pipe", "pipe", "inherit"] });
-    createInterface({ input: this.child.stdout as NodeJS.ReadableStream }).on("line", (text) => {
-      const line = JSON.parse(text) as Line;
-      if (line.open) this.isOpen = true;
-      if (line.done !== undefined) this.done = line.done;
-      if (line.leads !== undefined) this.leads = line.leads;
-      if (line.usage !== undefined) this.#answer?.(line);
-    });
-  }
-
-  tell(command: "go"): void {
-    this.child.stdin?.write(`${command}\n`);
-  }
-
-  usage(): Promise<Line> {
-    return new Promise((resolve) => {
-      this.#answer = resolve;
-      this.child.stdin?.write("usage\n");
-    });
-  }
-
-  async kill(): Promise<void> {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
-    const exit = once(this.child, "exit");
-    this.child.kill("SIGKILL");
-    await exit;
-  }
-
-  /** Stands still when this returns, all threads of it. */
-  async freeze(): Promise<void> {
-    this.child.kill("SIGSTOP");
-    const folder = `/proc/${this.child.pid}/task`;
-    const still = (): boolean =>
-      readdirSync(folder).every((task) => / [TtZX] /.test(readFileSync(join(folder, task, "stat"), "utf8")));
-    await until("a process stands still", still);
-  }
-
-  thaw(): void {
-    this.child.kill("SIGCONT");
-  }
-}
-
-let servers: Server[] = [];
+let servers: CapacityProcess[] = [];
 let cleanup: () => Promise<void> = async () => {};
 afterEach(async () => {
   for (const server of servers) await server.kill();
   servers = [];
   await cleanup();
 });
-
-async function until(what: string, done: () => boolean, triesMax: number = 3000): Promise<void> {
-  for (let i = 0; i < triesMax; i++) {
-    if (done()) return;
-    await sleep(10);
-  }
-  throw new Error(`in vain waited until ${what}`);
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 /** Bytes of all block files, temporary and damaged ones too, and how many blocks have a name. */
 function measure(folder: string): { bytes: number; blocks: number } {
@@ -154,8 +70,9 @@ async function measureFrozen(root: string): Promise<number> {
   return bytes;
 }
 
-async function start(root: string, seed: number): Promise<Server> {
-  const server = new Server(root, seed);
+async function start(root: string, seed: number): Promise<CapacityProcess> {
+  const args = [program, root, String(seed), String(CAPACITY_BYTES), seed % 2 === 0 ? "rename" : "link"];
+  const server = new CapacityProcess(args);
   servers.push(server);
   await until("a server is open", () => server.isOpen);
   return server;
@@ -166,12 +83,6 @@ async function watch(root: string, times: number): Promise<void> {
     await sleep(5 + Math.random() * 60);
     expect(await measureFrozen(root)).toBeLessThanOrEqual(CAPACITY_BYTES);
   }
-}
-
-function pick(): Server {
-  const leader = servers.find(({ leads, stopped }) => leads && !stopped);
-  const any = servers[Math.floor(Math.random() * servers.length)] as Server;
-  return Math.random() < 0.5 ? (leader ?? any) : any;
 }
 
 /** Those that are left store on, whoever has gone or stands still. */
@@ -202,7 +113,7 @@ async function killAll(root: string, round: number): Promise<void> {
 }
 
 async function disturb(root: string, round: number): Promise<void> {
-  const target = pick();
+  const target = pickServer(servers);
   if (round % 4 === 3) await killAll(root, round);
   else if (round % 4 === 2) {
     await target.freeze();

@@ -4,8 +4,10 @@ import {
   type Logger,
   newWriterName,
   ObjectFiles,
+  type OpenRoot,
   POLICIES,
   PrefixIndex,
+  RootRegistry,
   SharedRoot,
   writerHasEnded,
 } from "@kvferry/core";
@@ -28,39 +30,19 @@ export interface PrefixCapacity {
   readonly clock: Clock;
 }
 
-interface Registered {
-  readonly shared: SharedRoot;
-  readonly requests: S3Requests;
-  users: number;
-}
-
-const roots: Map<string, Registered> = new Map();
+const roots = new RootRegistry();
 
 /** The process's share in the capacity of a prefix: the same for all who ask, as the first one has configured it. Each gives it back by `releasePrefix`. */
-export function acquirePrefix(options: PrefixCapacity): SharedRoot {
+export function acquirePrefix(options: PrefixCapacity): Promise<SharedRoot> {
   const { endpoint, bucket, prefix } = options.config;
-  const place = JSON.stringify([endpoint, bucket, prefix]);
-  let entry = roots.get(place);
-  if (entry === undefined) {
-    entry = { ...openPrefix(options), users: 0 };
-    roots.set(place, entry);
-  }
-  entry.users++;
-  return entry.shared;
+  return roots.acquire(JSON.stringify([endpoint, bucket, prefix]), async () => openPrefix(options));
 }
 
-export async function releasePrefix(shared: SharedRoot): Promise<void> {
-  for (const [place, entry] of roots) {
-    if (entry.shared !== shared) continue;
-    entry.users--;
-    if (entry.users > 0) return;
-    roots.delete(place);
-    await shared.close();
-    entry.requests.close();
-  }
+export function releasePrefix(shared: SharedRoot): Promise<void> {
+  return roots.release(shared);
 }
 
-function openPrefix({ config, capacityBytes, pace, logger, clock }: PrefixCapacity): Omit<Registered, "users"> {
+function openPrefix({ config, capacityBytes, pace, logger, clock }: PrefixCapacity): OpenRoot {
   const { bucket, prefix, objectsMax, policy, quotas } = config;
   const requestTimeoutMs = Math.min(config.requestTimeoutMs, REQUEST_TIMEOUT_MS_MAX);
   const requests = new S3Requests({ ...config, socketsMax: SOCKETS_MAX, requestTimeoutMs });
@@ -78,5 +60,11 @@ function openPrefix({ config, capacityBytes, pace, logger, clock }: PrefixCapaci
     ...{ quotas, pace, logger, clock },
   });
   shared.start();
-  return { shared, requests };
+  return {
+    shared,
+    async close() {
+      await shared.close();
+      requests.close();
+    },
+  };
 }

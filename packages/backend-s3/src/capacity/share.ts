@@ -2,6 +2,7 @@ import {
   type AuthorContext,
   type CapacityPace,
   type ErrorCode,
+  EvictedBlocks,
   type KeyBatch,
   keyAt,
   LateStores,
@@ -16,7 +17,7 @@ import {
 import type { KnownKeys } from "../known-keys.js";
 import type { ObjectNames } from "../names.js";
 import type { RequestOptions, S3Requests } from "../requests.js";
-import { Evicted } from "./evicted.js";
+import { RecentStores } from "./recent-stores.js";
 import { releasePrefix } from "./root.js";
 import { StoreRoom } from "./store-room.js";
 
@@ -41,7 +42,8 @@ export class CapacityShare {
   readonly #fileBytes: number;
   readonly #lateMs: number;
   readonly #noKeys: KeyBatch;
-  readonly #evicted: Evicted;
+  readonly #evicted: EvictedBlocks;
+  readonly #recent: RecentStores;
   readonly #late: LateStores;
   readonly #lateLoop: Loop;
 
@@ -56,15 +58,20 @@ export class CapacityShare {
     const options: RequestOptions = { signal: stopping, priority: "store" };
     const exists = async (key: Uint8Array): Promise<boolean> =>
       (await requests.head(names.block(key), options)) !== undefined;
-    this.#evicted = new Evicted({
+    const existing = async (keys: KeyBatch): Promise<Uint8Array> => {
+      const asked = Array.from({ length: keys.count }, (_, i) => exists(keyAt(keys, i)));
+      return Uint8Array.from(await Promise.all(asked), Number);
+    };
+    const recent = new RecentStores(() => clock.monotonicMs());
+    this.#recent = recent;
+    this.#evicted = new EvictedBlocks({
       folder: this.#folder,
       known,
-      nowMs: () => clock.monotonicMs(),
-      async exists(keys) {
-        const asked = Array.from({ length: keys.count }, (_, i) => exists(keyAt(keys, i)));
-        return Uint8Array.from(await Promise.all(asked), Number);
+      remain: (keys) => recent.there(keys, existing),
+      announce(keys) {
+        recent.forget(keys);
+        announce(keys);
       },
-      announce,
       relist,
     });
     this.#late = new LateStores(keyBytes, {
@@ -98,7 +105,7 @@ export class CapacityShare {
     return new StoreRoom(wanted, positions, count, {
       stored: (reserved, stored) => {
         this.#settle(reserved, stored, 0);
-        for (let i = 0; i < stored.count; i++) this.#evicted.stored(keyAt(stored, i));
+        for (let i = 0; i < stored.count; i++) this.#recent.add(keyAt(stored, i));
       },
       late: (key) => {
         this.#late.add(key);

@@ -1,107 +1,25 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { type RootStatus, storedBlockBytes, type Usage } from "@kvferry/core";
+import { storedBlockBytes } from "@kvferry/core";
 import { afterEach, expect, it } from "vitest";
+import { type CapacityAnswer, CapacityProcess, pickServer, until } from "../../../../scripts/lib/capacity-process.mjs";
 import { describeServers, type TestServer } from "../servers.js";
 import { BLOCK_BYTES } from "./blocks.mjs";
 import { blockObjects } from "./listing.js";
 
 const ROUNDS = process.env.KVFERRY_LONG === "1" ? 60 : 3;
 const SERVERS = 3;
+/** Looks, 10 ms apart: a storage answers later than a folder. */
+const TRIES_MAX = 6000;
 const FILE_BYTES = storedBlockBytes(BLOCK_BYTES);
 const CAPACITY_BYTES = 150 * FILE_BYTES + 1000;
 const program = fileURLToPath(new URL("./capacity-server.mjs", import.meta.url));
 
-interface Done {
-  readonly stored: number;
-  readonly loaded: number;
-  readonly failed: number;
-  readonly wrong: number;
-}
-
-interface Line {
-  readonly open?: true;
-  readonly done?: Done;
-  readonly leads?: boolean;
-  readonly usage?: Usage;
-  readonly status?: RootStatus;
-}
-
-/** A child process that stores, loads and evicts. */
-class Server {
-  readonly child: ChildProcess;
-  done: Done = { stored: 0, loaded: 0, failed: 0, wrong: 0 };
-  leads = false;
-  isOpen = false;
-  /** Stands still until it is told to go on. */
-  stopped = false;
-  #answer: ((line: Line) => void) | undefined;
-
-  constructor(config: object, seed: number) {
-    const args = ["--no-warnings", program, JSON.stringify(config), String(seed)];
-    this.child = spawn(process.execPath, args, { stdio: ["pipe", "pipe", "inherit"] });
-    createInterface({ input: this.child.stdout as NodeJS.ReadableStream }).on("line", (text) => {
-      const line = JSON.parse(text) as Line;
-      if (line.open) this.isOpen = true;
-      if (line.done !== undefined) this.done = line.done;
-      if (line.leads !== undefined) this.leads = line.leads;
-      if (line.usage !== undefined) this.#answer?.(line);
-    });
-  }
-
-  tell(command: "go"): void {
-    this.child.stdin?.write(`${command}\n`);
-  }
-
-  usage(): Promise<Line> {
-    return new Promise((resolve) => {
-      this.#answer = resolve;
-      this.child.stdin?.write("usage\n");
-    });
-  }
-
-  async kill(): Promise<void> {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
-    const exit = once(this.child, "exit");
-    this.child.kill("SIGKILL");
-    await exit;
-  }
-
-  /** Stands still when this returns, all threads of it. */
-  async freeze(): Promise<void> {
-    this.child.kill("SIGSTOP");
-    const folder = `/proc/${this.child.pid}/task`;
-    const still = (): boolean =>
-      readdirSync(folder).every((task) => / [TtZX] /.test(readFileSync(join(folder, task, "stat"), "utf8")));
-    await until("a process stands still", still);
-  }
-
-  thaw(): void {
-    this.child.kill("SIGCONT");
-  }
-}
-
-let servers: Server[] = [];
+let servers: CapacityProcess[] = [];
 afterEach(async () => {
   for (const server of servers) await server.kill();
   servers = [];
 });
-
-async function until(what: string, done: () => boolean, triesMax: number = 6000): Promise<void> {
-  for (let i = 0; i < triesMax; i++) {
-    if (done()) return;
-    await sleep(10);
-  }
-  throw new Error(`in vain waited until ${what}`);
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 /** One prefix, its servers, and what goes wrong with them. */
 class Fleet {
@@ -113,10 +31,11 @@ class Fleet {
     this.#bucket = bucket;
   }
 
-  async start(seed: number): Promise<Server> {
-    const server = new Server(this.#storage.config(this.#bucket, { capacityBytes: CAPACITY_BYTES }), seed);
+  async start(seed: number): Promise<CapacityProcess> {
+    const config = this.#storage.config(this.#bucket, { capacityBytes: CAPACITY_BYTES });
+    const server = new CapacityProcess(["--no-warnings", program, JSON.stringify(config), String(seed)]);
     servers.push(server);
-    await until("a server is open", () => server.isOpen);
+    await until("a server is open", () => server.isOpen, TRIES_MAX);
     return server;
   }
 
@@ -133,7 +52,7 @@ class Fleet {
   }
 
   async disturb(round: number): Promise<void> {
-    const target = pick();
+    const target = pickServer(servers);
     if (round % 3 === 2) await this.#killAll(round);
     else if (round % 3 === 1) {
       await target.freeze();
@@ -170,7 +89,7 @@ class Fleet {
     await Promise.all(servers.map((server) => server.kill()));
     servers = [];
     const server = await this.start(1000 * round);
-    await until("it leads", () => server.leads);
+    await until("it leads", () => server.leads, TRIES_MAX);
     let line = await server.usage();
     for (let i = 0; i < 1000 && !isSettled(line); i++) {
       await sleep(50);
@@ -187,14 +106,8 @@ class Fleet {
 }
 
 /** The leader has counted everything, and knows that those who were killed will not store any more. */
-function isSettled({ status }: Line): boolean {
+function isSettled({ status }: CapacityAnswer): boolean {
   return status?.count?.ready === true && status.count.outstanding.bytes === 0;
-}
-
-function pick(): Server {
-  const leader = servers.find(({ leads, stopped }) => leads && !stopped);
-  const any = servers[Math.floor(Math.random() * servers.length)] as Server;
-  return Math.random() < 0.5 ? (leader ?? any) : any;
 }
 
 describeServers("three servers over one prefix", (storage) => {
