@@ -14,6 +14,7 @@ import type {
   FileStoreOptions,
   FolderCalls,
   FolderListing,
+  FolderStamps,
 } from "./types.js";
 
 /** The threads wait for storage, not for a core: fewer leave a drive idle between small blocks. */
@@ -66,6 +67,16 @@ class NativeFileStore implements FileStore {
   async listFolder(folder: string, signal?: AbortSignal): Promise<FolderListing> {
     if (signal?.aborted) throw abortError(signal);
     return cancellable(this.#engine, signal, (ticket) => this.#store.listFolder(folder, ticket));
+  }
+
+  async stampFolders(folders: readonly string[], touch: boolean, signal?: AbortSignal): Promise<FolderStamps> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.stampFolders(folders, touch, ticket));
+  }
+
+  async keysIn(folder: string, signal?: AbortSignal): Promise<Uint8Array> {
+    if (signal?.aborted) throw abortError(signal);
+    return cancellable(this.#engine, signal, (ticket) => this.#store.keysIn(folder, ticket));
   }
 
   counters(): FileStoreCounters {

@@ -13,6 +13,7 @@ import type {
   FileStoreCounters,
   FileStoreOptions,
   FolderListing,
+  FolderStamps,
   ListenOptions,
   MappedRegion,
   RecoveredDrive,
@@ -68,6 +69,8 @@ export interface AddonStore {
   exists(keys: Uint8Array, ticket: number): Promise<Uint8Array>;
   remove(keys: Uint8Array, ticket: number): Promise<BlockResult>;
   listFolder(folder: string, ticket: number): Promise<FolderListing>;
+  stampFolders(folders: readonly string[], touch: boolean, ticket: number): Promise<FolderStamps>;
+  keysIn(folder: string, ticket: number): Promise<Uint8Array>;
   counters(): FileStoreCounters;
   close(): void;
 }

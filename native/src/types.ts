@@ -163,6 +163,12 @@ export interface FolderListing {
   readonly modifiedAtMs: Float64Array;
 }
 
+/** What `stampFolders` tells of each folder, `FOLDER_STAMP_NUMBERS` numbers a folder:
+ * 0: an errno, or 0 for a folder that was seen; the others are then its stamp, which moves when a name comes or goes: 1: change time, ns;
+ * 2: modification time, ns; 3: bytes; 4: links; 5: how many names at the end of the path are not there (the stamp is that of the
+ * deepest folder that is). */
+export type FolderStamps = BigInt64Array;
+
 export interface FileStoreCounters {
   /** Payload bytes moved. */
   readonly bytesStored: number;
@@ -181,10 +187,16 @@ export interface FileStore {
   store(io: BlockIo): Promise<BlockResult>;
   /** Load and verify by docs/block-format.md; CORRUPT files are moved to the quarantine. */
   load(io: BlockIo): Promise<BlockResult>;
-  /** One byte per key: 1 where a file is there that `store` would call PRESENT. */
+  /** One byte per key: 1 where a file is there that `store` would call PRESENT, 0 where there is none, 2 where the file system could not
+   * tell (an I/O error). What the kernel has cached counts: on a network file system a block of another host may be missed. */
   exists(keys: Uint8Array, signal?: AbortSignal): Promise<Uint8Array>;
   /** Names, sizes and modification times of the regular files in a folder (absolute path); empty if there is no such folder. */
   listFolder(folder: string, signal?: AbortSignal): Promise<FolderListing>;
+  /** Asks the file system's server for these folders (relative to `blocksFolder`), past what this host's kernel has cached of them: one round
+   * trip a folder. If a folder has changed, what the kernel cached of its names is not believed any more. `touch`: gives each folder a new time first. */
+  stampFolders(folders: readonly string[], touch: boolean, signal?: AbortSignal): Promise<FolderStamps>;
+  /** The keys, packed, that have a name in a folder `<hh>` of the layout kvferry; no file is looked at. Empty if there is no such folder. */
+  keysIn(folder: string, signal?: AbortSignal): Promise<Uint8Array>;
   /** Outcomes REMOVED, MISS, FAILED. */
   remove(keys: Uint8Array, signal?: AbortSignal): Promise<BlockResult>;
   counters(): FileStoreCounters;

@@ -110,6 +110,25 @@ describe("a store in a folder", () => {
     await expect(store.listFolder("/proc/self/mem")).rejects.toMatchObject({ context: { errno: "ENOTDIR" } });
   });
 
+  test("tells the stamps of folders and the keys that have names in them", async () => {
+    const store = await engine.openStore({ ...storeOptions(scratch(), BLOCK), layout: "kvferry" });
+    const keys = keysOf(2);
+    const folder = Buffer.from(keys.subarray(0, 1)).toString("hex");
+    const stamps = (touch = false) => store.stampFolders([folder, "zz/none"], touch);
+    const before = await stamps();
+    expect(before.length).toBe(12);
+    expect([before[0], before[5], before[6], before[11]]).toEqual([0n, 0n, 0n, 2n]);
+    expect(await store.keysIn(folder)).toEqual(new Uint8Array(0));
+    await store.store(io(2));
+    await stamps(true);
+    expect((await stamps())[1]).toBeGreaterThan(before[1] as bigint);
+    expect((await store.keysIn(folder)).subarray(0, 1)).toEqual(keys.subarray(0, 1));
+    await expect(store.stampFolders([folder], false, AbortSignal.abort())).rejects.toMatchObject({ code: "ABORTED" });
+    await expect(store.keysIn(folder, AbortSignal.abort())).rejects.toMatchObject({ code: "ABORTED" });
+    store.close();
+    await expect(async () => store.keysIn(folder)).rejects.toMatchObject({ code: "CLOSED" });
+  });
+
   test("says which folder is at fault when it cannot be opened", async () => {
     const options = { ...storeOptions(scratch(), BLOCK), tmpFolder: "/proc/nothing/here" };
     await expect(engine.openStore(options)).rejects.toMatchObject({

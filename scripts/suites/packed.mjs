@@ -8,7 +8,7 @@ export const name = "packed";
 const PACKAGES = [
   "packages/core",
   "native",
-  ...["host-memory", "nvme", "parallel-fs", "posix", "s3", "sftp"].map((name) => `packages/backend-${name}`),
+  ...["host-memory", "nfs", "nvme", "parallel-fs", "posix", "s3", "sftp"].map((name) => `packages/backend-${name}`),
   "packages/protocol",
   "apps/connector-server",
 ];

@@ -33,6 +33,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 3 socket or port tak
 const COPY_HELP = `
 FROM and TO are tiers of the configuration, by name, or places:
   posix:/path            with ?layout=vllm-fs&adopt=true for a folder of vLLM's fs tier
+  nfs:/path              on NFS
   parallel-fs:/path      on Lustre or Storage Scale
   nvme:/path             with ?capacity=800GiB where there is no drive yet
   s3:bucket/prefix       with ?region=eu-central-1, or ?endpoint=https://storage.example:9000

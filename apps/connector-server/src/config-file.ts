@@ -5,7 +5,7 @@ import type { ErrorObject } from "ajv";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { type Document, isMap, isNode, isScalar, LineCounter, parseDocument } from "yaml";
 import type { ServerConfig } from "./config.js";
-import type { SftpTierConfig, TierConfig } from "./storage/tier-config.js";
+import { isFolderTier, type SftpTierConfig, type TierConfig } from "./storage/tier-config.js";
 import { nearest } from "./suggest.js";
 
 const FILE_BYTES_MAX = 2 ** 20;
@@ -81,7 +81,7 @@ function readText(path: string): string {
 function withAbsolutePaths(config: ServerConfig, folder: string): ServerConfig {
   const from = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path));
   const moved = (tier: TierConfig): TierConfig => {
-    if (tier.backend === "posix" || tier.backend === "parallel-fs") return { ...tier, root: from(tier.root) };
+    if (isFolderTier(tier)) return { ...tier, root: from(tier.root) };
     if (tier.backend === "nvme") return { ...tier, path: from(tier.path) };
     return tier.backend === "sftp" ? withLocalFiles(tier, from) : tier;
   };
@@ -162,7 +162,7 @@ function problemOf(error: ErrorObject, places: Places): ConfigProblem {
   }
 }
 
-const BACKENDS: readonly string[] = ["posix", "parallel-fs", "memory", "nvme", "s3", "sftp"];
+const BACKENDS: readonly string[] = ["posix", "nfs", "parallel-fs", "memory", "nvme", "s3", "sftp"];
 
 function backendProblem(path: readonly string[], places: Places): ConfigProblem {
   const field = fieldName([...path, "backend"]);

@@ -8,6 +8,7 @@ export type { SessionStatus } from "./session.js";
 export type { NamespaceStatus, NamespaceTierStatus, ServerStatus, TierStatus } from "./status.js";
 export type {
   MemoryTierConfig,
+  NfsTierConfig,
   NvmeTierConfig,
   PosixTierConfig,
   ResolvedTier,

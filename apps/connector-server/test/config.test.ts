@@ -91,6 +91,7 @@ tiers:
     fsync: false
     direct: auto
     deadlineMs: 1000
+  - { backend: nfs, root: /mnt/nfs/kv, capacity: 1TiB, negativeTtlMs: 500, threads: 64 }
 `);
     expect(problems).toEqual([]);
     expect(resolveConfig(config).tiers[2]).toMatchObject({
@@ -106,6 +107,7 @@ tiers:
         { name: "s3", backend: "s3", bucket: "blocks", write: "back", sse: { type: "aws:kms", kmsKeyId: "k" } },
         { name: "sftp", backend: "sftp", host: "store.example", root: "/srv/kv", write: "none", agent: true },
         { name: "posix", backend: "posix", root: "/mnt/kv", capacityBytes: 200 * 2 ** 30, quotas: { a: 2 ** 30 } },
+        { name: "nfs", backend: "nfs", root: "/mnt/nfs/kv", capacityBytes: 2 ** 40, negativeTtlMs: 500 },
       ],
     });
   });
@@ -134,7 +136,7 @@ tiers:
     ["tiers:\n  - backend: posiks\n    root: /x\n", "2: 'tiers[0].backend' is 'posiks'; did you mean 'posix'?"],
     [
       "tiers:\n  - root: /x\n",
-      "2: 'tiers[0].backend' is missing; it is one of posix, parallel-fs, memory, nvme, s3, sftp",
+      "2: 'tiers[0].backend' is missing; it is one of posix, nfs, parallel-fs, memory, nvme, s3, sftp",
     ],
     ["tiers:\n  - backend: posix\n", "2: 'tiers[0].root' is missing"],
     ["http: nowhere\n", "1: 'http' must match pattern"],

@@ -88,6 +88,7 @@ describe("what the doctor says of a folder's facts", () => {
       for (const facts of [good, withErrno({ direct: 22 })]) {
         const tier = suggestTier({ ...facts, fileSystem: fileSystemOf(magic) });
         expect(checkConfigText(configText([tier])).problems, `${magic.toString(16)}`).toEqual([]);
+        expect(tier.backend === "nfs").toBe(magic === 0x6969);
       }
     }
   });

@@ -16,6 +16,7 @@ Code codeOfErrno(int error) {
     case EROFS:
       return Code::ReadOnly;
     case EIO:
+    case EREMOTEIO:  // what an NFS server's own fault becomes
       return Code::Io;
     case ESTALE:
       return Code::Stale;
@@ -90,6 +91,7 @@ std::string errnoName(int error) {
     KVFERRY_NAME(EOPNOTSUPP);
     KVFERRY_NAME(EPERM);
     KVFERRY_NAME(EPIPE);
+    KVFERRY_NAME(EREMOTEIO);
     KVFERRY_NAME(EROFS);
     KVFERRY_NAME(ESTALE);
     KVFERRY_NAME(ETIMEDOUT);

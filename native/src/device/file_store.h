@@ -64,6 +64,9 @@ class Folder {
   int file_ = -1;
 };
 
+/** As JavaScript gets it. Unknown: the file system could not tell. */
+enum class BlockPresence : uint8_t { Missing = 0, There = 1, Unknown = 2 };
+
 class FileStore {
  public:
   /** Makes and probes the folders. Throws Error. */
@@ -75,10 +78,13 @@ class FileStore {
   BlockOutcome load(const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state);
   /** REMOVED, MISS or FAILED. */
   BlockOutcome remove(const uint8_t* key);
-  bool exists(const uint8_t* key);
+  BlockPresence presenceOf(const uint8_t* key);
+  bool exists(const uint8_t* key) { return presenceOf(key) == BlockPresence::There; }
   /** Of any folder. Throws Error; a folder that is missing is empty. */
   FolderListing list(const std::string& folder);
 
+  /** A descriptor. */
+  int blocksFolder() const { return blocks_.fd(); }
   bool direct() const { return direct_; }
   Publish publish() const { return publish_; }
   const FileStoreOptions& options() const { return options_; }
@@ -111,6 +117,7 @@ class FileStore {
   std::string nextName();
 
   // file_store_read.cc
+  BlockOutcome loadOnce(const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state);
   BlockOutcome readBlock(int file, const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state);
   BlockOutcome judge(int file, int64_t bytes, const uint8_t* key, const uint8_t* payload, const uint8_t* footer);
   BlockOutcome secondOpinion(int file, const uint8_t* key, uint8_t* payload, ThreadState& state);

@@ -187,10 +187,12 @@ BlockOutcome FileStore::remove(const uint8_t* key) {
   return failed(codeOfErrno(-removed));
 }
 
-bool FileStore::exists(const uint8_t* key) {
+BlockPresence FileStore::presenceOf(const uint8_t* key) {
   const BlockPath path(options_.layout, key, options_.facts.keyBytes);
   struct stat status;
-  return io_.statAt(blocks_.fd(), path.file, status) == 0 && isOurs(path, key, status);
+  const int found = io_.statAt(blocks_.fd(), path.file, status);
+  if (found == 0) return isOurs(path, key, status) ? BlockPresence::There : BlockPresence::Missing;
+  return found == -ENOENT || found == -ENOTDIR ? BlockPresence::Missing : BlockPresence::Unknown;
 }
 
 }  // namespace kvferry

@@ -12,6 +12,12 @@
 namespace kvferry {
 
 BlockOutcome FileStore::load(const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state) {
+  const BlockOutcome outcome = loadOnce(key, payload, region, state);
+  // Another host of a network file system has removed or replaced the file since it was opened: what the name says now counts.
+  return outcome == failed(Code::Stale) ? loadOnce(key, payload, region, state) : outcome;
+}
+
+BlockOutcome FileStore::loadOnce(const uint8_t* key, uint8_t* payload, Region* region, ThreadState& state) {
   if (region != nullptr && region->gone()) return failed(Code::RegionGone);
   const BlockPath path(options_.layout, key, options_.facts.keyBytes);
   // Non-blocking for whatever is no regular file; it changes nothing for those that are.

@@ -5,6 +5,7 @@
 #include "device/owned_blocks.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
+#include "napi/folders.h"
 
 namespace kvferry::binding {
 namespace {
@@ -133,7 +134,7 @@ class ExistsBatch final : public Batch {
 
   void run(uint32_t unit, ThreadState&) noexcept override {
     const uint32_t end = std::min<uint32_t>(static_cast<uint32_t>(found_.size()), (unit + 1) * kLookupsPerUnit);
-    for (uint32_t i = unit * kLookupsPerUnit; i < end; i++) found_[i] = store_->exists(keys_[i]) ? 1 : 0;
+    for (uint32_t i = unit * kLookupsPerUnit; i < end; i++) found_[i] = static_cast<uint8_t>(store_->presenceOf(keys_[i]));
   }
   bool isAbandonable() const noexcept override { return true; }
 
@@ -203,6 +204,7 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
         {InstanceAccessor<&StoreObject::direct>("direct"), InstanceAccessor<&StoreObject::publish>("publish"),
          InstanceMethod<&StoreObject::transfer>("transfer"), InstanceMethod<&StoreObject::exists>("exists"),
          InstanceMethod<&StoreObject::listFolder>("listFolder"), InstanceMethod<&StoreObject::remove>("remove"),
+         InstanceMethod<&StoreObject::stampFolders>("stampFolders"), InstanceMethod<&StoreObject::keysIn>("keysIn"),
          InstanceMethod<&StoreObject::counters>("counters"), InstanceMethod<&StoreObject::close>("close")});
   }
 
@@ -268,6 +270,20 @@ class StoreObject : public Napi::ObjectWrap<StoreObject> {
       opened();
       return std::make_shared<ListBatch>(engine_, info.Env(), store_, text(info[0], "folder"))
           ->submit(ticketOf(info[1]));
+    });
+  }
+
+  Napi::Value stampFolders(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      opened();
+      return binding::stampFolders(engine_, store_, info);
+    });
+  }
+
+  Napi::Value keysIn(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      opened();
+      return binding::keysIn(engine_, store_, info);
     });
   }
 

@@ -11,7 +11,6 @@ import {
   type KeyBatch,
   keyAt,
   LookupState,
-  type Manifest,
   mergeResult,
   newWriterName,
   OffloadBackend,
@@ -34,6 +33,7 @@ import { acquireRoot, releaseRoot } from "./capacity/root.js";
 import { type PosixConfig, type ResolvedPosixConfig, resolveConfig } from "./config.js";
 import { describe, makeFolder } from "./describe.js";
 import { anyOf, endsBy } from "./ends.js";
+import type { BlockFinder, FileSystemHabits } from "./finder.js";
 import { LastCalls } from "./last-calls.js";
 import { type Folders, folderName, foldersOf } from "./layout.js";
 import { blocksIn, type Leaf } from "./leaves.js";
@@ -42,7 +42,7 @@ import { engineCalls, nodeCalls, type PathCalls } from "./path-calls.js";
 import { keyText, Presence } from "./presence.js";
 import { NOTICE_MS, SoleWriter } from "./sole-writer.js";
 import { planStore } from "./store-plan.js";
-import { livingWriters, removeDeadWriters } from "./writers.js";
+import { livingWriters, removeDeadWriters, removeWriterFolder } from "./writers.js";
 
 /** What an abandonable backend gives a file system: ms for all of open, and for what close wants of it. */
 const OPEN_MS = 30_000;
@@ -51,12 +51,14 @@ const CLOSE_MS = 1_000;
 /** One file a block in a folder of any POSIX file system; docs/block-format.md. */
 export class PosixBackend extends OffloadBackend {
   readonly #config: ResolvedPosixConfig;
+  readonly #habits: FileSystemHabits;
   readonly #writer: string = newWriterName();
   readonly #lastCalls: LastCalls = new LastCalls();
   #folders: Folders | undefined;
   #engine: FileEngine | undefined;
   #store: FileStore | undefined;
   #presence: Presence | undefined;
+  #finder: BlockFinder | undefined;
   #sole: SoleWriter | undefined;
   /** With a capacity. */
   #root: SharedRoot | undefined;
@@ -69,10 +71,11 @@ export class PosixBackend extends OffloadBackend {
 
   /** `habits`: given by the backends that are this one on a file system of its own kind.
    * @throws KvferryError CONFIG_INVALID with `context.field`. */
-  constructor(config: PosixConfig, habits: { readonly manifest: Manifest } = { manifest: posixManifest }) {
+  constructor(config: PosixConfig, habits: FileSystemHabits = { manifest: posixManifest }) {
     const resolved = resolveConfig(config);
     super(resolved.abandonable ? abandonable(habits.manifest) : habits.manifest);
     this.#config = resolved;
+    this.#habits = habits;
   }
 
   /** What the probe of the folder found; undefined before open. */
@@ -90,6 +93,7 @@ export class PosixBackend extends OffloadBackend {
     const { abandonable, threads } = this.#config;
     this.#engine = this.#config.engine ?? createFileEngine({ abandonable, ...(threads && { threads }) });
     this.#folders = folders;
+    await this.#habits.checkRoot?.(this.#config.root);
     const signal = abandonable ? anyOf(context.signal, AbortSignal.timeout(OPEN_MS)) : undefined;
     const calls = this.#callsUntil(signal);
     await makeFolder(folders.blocks, this.#config.folderMode, calls);
@@ -100,6 +104,11 @@ export class PosixBackend extends OffloadBackend {
     if (removed > 0)
       context.logger.info({ folder: folders.writers, removed }, "removed what ended writers left behind");
     this.#presence = new Presence(context.keyBytes);
+    this.#finder = this.#habits.createFinder?.({
+      config: this.#config,
+      files: this.#files,
+      presence: this.#presence,
+    });
     this.#folder = folderName(this.#config, context.namespace);
     await endsBy(this.#joinRoot(context), signal);
     await endsBy(this.#watchWriters(folders, context, calls), signal);
@@ -112,7 +121,10 @@ export class PosixBackend extends OffloadBackend {
     if (unknown.length === 0 || this.#knowsAll) return this.#tellOrder(keys, states);
     const asked = selectKeys(keys, unknown);
     const { removals } = this.#index;
-    const found = await this.#untilLastCalls(signal, (until) => this.#files.exists(asked.bytes, until));
+    const found = await this.#untilLastCalls(
+      signal,
+      (until) => this.#finder?.find(asked, until) ?? this.#files.exists(asked.bytes, until),
+    );
     for (const [i, position] of unknown.entries()) {
       if (found[i] !== 1) continue;
       states[position] = LookupState.HIT;
@@ -123,7 +135,9 @@ export class PosixBackend extends OffloadBackend {
 
   protected override _lookupNow(keys: KeyBatch): Uint8Array | undefined {
     const states = new Uint8Array(keys.count);
-    if (this.#index.lookup(keys, states).length > 0 && !this.#knowsAll) return undefined;
+    const unknown = this.#index.lookup(keys, states);
+    const known = unknown.length === 0 || this.#knowsAll || this.#finder?.knowsMissing(keys, unknown) === true;
+    if (!known) return undefined;
     return this.#tellOrder(keys, states);
   }
 
@@ -217,11 +231,12 @@ export class PosixBackend extends OffloadBackend {
     if (this.#evicted !== undefined) this.#root?.leave(this.#evicted);
     const { abandonable } = this.#config;
     const signal = abandonable ? AbortSignal.timeout(CLOSE_MS) : undefined;
+    if (this.#finder !== undefined) await this.#unlessHung(endsBy(this.#finder.close(), signal));
     if (this.#root !== undefined) await this.#unlessHung(endsBy(releaseRoot(this.#root), signal));
     if (!abandonable) await this.#closeEngine(); // so that nothing comes into the folder any more
     if (this.#folders && this.#engine) {
       const own = join(this.#folders.writers, this.#writer);
-      await this.#unlessHung(this.#callsUntil(signal).remove(own));
+      await this.#unlessHung(removeWriterFolder(own, this.#callsUntil(signal)));
     }
     if (abandonable) await this.#closeEngine();
   }
@@ -232,7 +247,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   /** A file system that hangs must not keep an abandonable backend from closing. */
-  async #unlessHung(ending: Promise<void>): Promise<void> {
+  async #unlessHung(ending: Promise<unknown>): Promise<void> {
     try {
       await ending;
     } catch (thrown) {
@@ -293,6 +308,7 @@ export class PosixBackend extends OffloadBackend {
       announce: (keys) => this.announceRemoved(keys, "evicted"),
       relist: () => {
         this.#index.clear();
+        this.#finder?.forget();
         this.#startIndexing();
       },
     });
@@ -377,6 +393,7 @@ export class PosixBackend extends OffloadBackend {
   }
 
   #startIndexing(): void {
+    if (this.#finder !== undefined) return; // it lists what is asked for
     this.#complete = false;
     const previous = this.#indexing;
     this.#indexing = (async () => {
@@ -416,6 +433,7 @@ export class PosixBackend extends OffloadBackend {
       const result = await this.#files.store(io(batch, options));
       const stored = (i: number) => result.outcomes[i] === Outcome.STORED || result.outcomes[i] === Outcome.PRESENT;
       const noted = selectKeys(batch.keys, [...result.outcomes.keys()].filter(stored));
+      this.#finder?.noteStored(keysWith(batch.keys, result, Outcome.STORED));
       if (removals === this.#index.removals) this.#index.addAll(noted);
       else await this.#noteIfThere(noted, this.#config.abandonable ? options.signal : undefined);
       return result;

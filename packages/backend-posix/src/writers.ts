@@ -28,10 +28,20 @@ export async function removeDeadWriters(
   let removed = 0;
   for (const name of await writerNames(folder, calls)) {
     if (name === own || (await mayLive(folder, name, nowMs, calls))) continue;
-    await calls.remove(join(folder, name));
-    removed++;
+    if (await removeWriterFolder(join(folder, name), calls)) removed++;
   }
   return removed;
+}
+
+/** Of a writer that has ended. False where NFS keeps a file in it that somebody still has open (`.nfs…`): it goes the next time. */
+export async function removeWriterFolder(path: string, calls: PathCalls): Promise<boolean> {
+  try {
+    await calls.remove(path);
+    return true;
+  } catch (thrown) {
+    if (!["ENOTEMPTY", "EBUSY"].includes((thrown as NodeJS.ErrnoException).code ?? "")) throw thrown;
+    return false;
+  }
 }
 
 async function writerNames(folder: string, calls: PathCalls): Promise<readonly string[]> {

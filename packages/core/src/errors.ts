@@ -92,6 +92,7 @@ const codeByErrno: Readonly<Record<string, ErrorCode>> = {
   EPERM: "PERMISSION",
   EROFS: "READ_ONLY",
   EIO: "IO",
+  EREMOTEIO: "IO", // what an NFS server's own fault becomes
   ESTALE: "STALE",
   EMFILE: "TOO_MANY_FILES",
   ENFILE: "TOO_MANY_FILES",

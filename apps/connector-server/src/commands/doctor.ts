@@ -30,7 +30,7 @@ export interface DoctorFlags {
 }
 
 /** Fastest first, as a configuration has them. */
-const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "parallel-fs", "s3", "sftp"];
+const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "nfs", "parallel-fs", "s3", "sftp"];
 
 /** Says what each place can do, what that means and what to change. Exit code 1 if one of them should not be used. */
 export async function doctor(targets: readonly string[], flags: DoctorFlags): Promise<void> {

@@ -20,7 +20,12 @@ export function suggestTier(facts: FolderFacts): TierConfig {
   const depth = enoughDepth(measured?.speeds ?? []);
   const threads = depth !== undefined && mayHang(kind) ? { threads: Math.max(THREADS_MIN, depth * 2) } : {};
   const isParallel = fileSystem.name === "lustre" || fileSystem.name === "gpfs";
-  return { backend: isParallel ? "parallel-fs" : "posix", root: path, capacity, ...threads };
+  return {
+    backend: isParallel ? "parallel-fs" : fileSystem.name === "nfs" ? "nfs" : "posix",
+    root: path,
+    capacity,
+    ...threads,
+  };
 }
 
 function gib(bytes: number): string {

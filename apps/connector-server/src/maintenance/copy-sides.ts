@@ -4,7 +4,7 @@ import { KvferryError, silentLogger, toKvferryError } from "@kvferry/core";
 import type { ResolvedConfig } from "../config.js";
 import { checkConfigText } from "../config-file.js";
 import { startStorage } from "../storage/storage.js";
-import { type ResolvedTier, resolveTiers, type TierConfig } from "../storage/tier-config.js";
+import { isFolderTier, type ResolvedTier, resolveTiers, type TierConfig } from "../storage/tier-config.js";
 import type { TierRuntime } from "../storage/tier-runtime.js";
 
 /** Where a copy comes from and where it goes to, as messages call it. */
@@ -12,11 +12,11 @@ export type SideName = "FROM" | "TO";
 
 const DRIVE_FILE = "segments.kvs";
 const SHORT_FORMS =
-  "posix:/path, parallel-fs:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
+  "posix:/path, nfs:/path, parallel-fs:/path, nvme:/path, s3:bucket/prefix or sftp:user@host:port/path, with ?field=value&… for more of a tier's fields";
 
 /**
  * The tier that an argument means: the name of a tier of the configuration, or a short form, `BACKEND:PLACE?field=value&field=value`.
- * PLACE is the folder of posix and parallel-fs, the folder or device of nvme, BUCKET or BUCKET/PREFIX of s3 and USER@HOST/FOLDER or USER@HOST:PORT/FOLDER of sftp;
+ * PLACE is the folder of posix, nfs and parallel-fs, the folder or device of nvme, BUCKET or BUCKET/PREFIX of s3 and USER@HOST/FOLDER or USER@HOST:PORT/FOLDER of sftp;
  * the fields are those of a tier in the configuration file, checked in the same way, a dot where one lies in another (`sse.type=AES256`).
  *
  * @throws KvferryError CONFIG_INVALID that names side and field.
@@ -33,14 +33,14 @@ export function resolveSide(side: SideName, text: string, config: ResolvedConfig
 
 /** Whether something was ever stored there, as far as that can be told without making anything. */
 export function exists(tier: ResolvedTier): boolean {
-  if ("root" in tier) return statOf(tier.root)?.isDirectory() ?? false;
+  if (isFolderTier(tier)) return statOf(tier.root)?.isDirectory() ?? false;
   if (tier.backend !== "nvme") return true;
   return statOf(tier.path)?.isBlockDevice() === true || driveBytes(tier.path) !== undefined;
 }
 
 /** Whether two tiers are over the same blocks. The layouts of a folder have paths of their own. */
 export function isSamePlace(a: ResolvedTier, b: ResolvedTier): boolean {
-  if ("root" in a && "root" in b)
+  if (isFolderTier(a) && isFolderTier(b))
     return resolve(a.root) === resolve(b.root) && (a.layout ?? "kvferry") === (b.layout ?? "kvferry");
   if (a.backend === "nvme" && b.backend === "nvme") return resolve(a.path) === resolve(b.path);
   if (a.backend === "sftp" && b.backend === "sftp")

@@ -12,6 +12,7 @@ import { createRegion } from "@kvferry/native";
 import { withCallLayers, withTierLayers } from "../layers.js";
 import type { BackendFactory, NamespaceShape } from "../namespaces.js";
 import { startMemoryTier } from "./memory-tier.js";
+import { startNfsTier } from "./nfs-tier.js";
 import { startNvmeTier } from "./nvme-tier.js";
 import { startParallelFsTier } from "./parallel-fs-tier.js";
 import { startPosixTier } from "./posix-tier.js";
@@ -114,6 +115,8 @@ function startTier(
       return startMemoryTier(config, blocksMax);
     case "posix":
       return startPosixTier(config, field, blocksMax);
+    case "nfs":
+      return startNfsTier(config, field, blocksMax, logger);
     case "parallel-fs":
       return startParallelFsTier(config, field, blocksMax, logger);
     case "nvme":

@@ -38,6 +38,11 @@ export interface PosixTierConfig extends FolderTierConfig {
   readonly backend: "posix";
 }
 
+export interface NfsTierConfig extends FolderTierConfig {
+  readonly backend: "nfs";
+  readonly negativeTtlMs?: number;
+}
+
 interface ParallelFsTierConfig extends FolderTierConfig {
   readonly backend: "parallel-fs";
   readonly striping?: "auto" | "keep" | "replace";
@@ -102,11 +107,19 @@ export interface SftpTierConfig extends CommonTierConfig {
 
 export type TierConfig =
   | PosixTierConfig
+  | NfsTierConfig
   | ParallelFsTierConfig
   | MemoryTierConfig
   | NvmeTierConfig
   | S3TierConfig
   | SftpTierConfig;
+
+/** Whether a tier is a folder of this host with a file for each block. */
+export function isFolderTier<T extends { readonly backend: TierConfig["backend"] }>(
+  tier: T,
+): tier is Extract<T, { readonly backend: "posix" | "nfs" | "parallel-fs" }> {
+  return tier.backend === "posix" || tier.backend === "nfs" || tier.backend === "parallel-fs";
+}
 
 interface Resolved {
   readonly name: string;
@@ -127,6 +140,7 @@ interface ResolvedBounds {
 }
 
 export type ResolvedPosixTier = Without<PosixTierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
+export type ResolvedNfsTier = Without<NfsTierConfig, keyof SharedBounds> & Resolved & ResolvedBounds;
 export type ResolvedParallelFsTier = Without<ParallelFsTierConfig, keyof SharedBounds | "stripeSize"> &
   Resolved &
   ResolvedBounds & { readonly stripeBytes?: number };
@@ -143,6 +157,7 @@ export type ResolvedSftpTier = Without<SftpTierConfig, never> & Resolved;
 
 export type ResolvedTier =
   | ResolvedPosixTier
+  | ResolvedNfsTier
   | ResolvedParallelFsTier
   | ResolvedMemoryTier
   | ResolvedNvmeTier
@@ -185,7 +200,8 @@ function resolveTier(tier: TierConfig, field: string): ResolvedTier {
         ...given("policy", policyOf(`${field}.policy`, policy)),
       };
     }
-    case "posix": {
+    case "posix":
+    case "nfs": {
       const { capacity, quotas, policy, ...rest } = tier;
       const root = absolutePath(`${field}.root`, rest.root);
       return { ...rest, ...common, root, ...boundsOf(field, tier) };

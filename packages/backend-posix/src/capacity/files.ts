@@ -4,6 +4,8 @@ import type { CapacityFiles } from "@kvferry/core";
 
 /** Most files are far shorter. */
 const READ_BYTES = 16 * 1024;
+/** Node has no name for it. */
+const ESTALE = -116;
 
 export interface CapacityFilesOptions {
   readonly folder: string;
@@ -48,7 +50,7 @@ export async function openCapacityFiles(options: CapacityFilesOptions): Promise<
   };
 }
 
-async function readPart(path: string, offset: number, bytesMax: number): Promise<Uint8Array | undefined> {
+async function readPart(path: string, offset: number, bytesMax: number, tries = 3): Promise<Uint8Array | undefined> {
   try {
     const file = await open(path, "r");
     try {
@@ -69,6 +71,10 @@ async function readPart(path: string, offset: number, bytesMax: number): Promise
     }
   } catch (thrown) {
     if (hasCode(thrown, "ENOENT")) return undefined;
+    // another host of a network file system has replaced it since it was opened: the name has the new one
+    if ((thrown as NodeJS.ErrnoException).errno === ESTALE && tries > 1) {
+      return readPart(path, offset, bytesMax, tries - 1);
+    }
     throw thrown;
   }
 }
