@@ -3,9 +3,10 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { FolderFacts } from "@kvferry/core";
+import type { Finding, FolderFacts } from "@kvferry/core";
 import { fileSystemOf } from "@kvferry/core";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, onTestFinished } from "vitest";
+import { makeStandIn, missing } from "../../../packages/backend-parallel-fs/test/stand-in.js";
 import { s3ServerBinary, startS3Server } from "../../../scripts/lib/s3-servers.mjs";
 import { checkConfigText } from "../src/config-file.js";
 import { judgeFolder } from "../src/doctor/judge-folder.js";
@@ -44,7 +45,7 @@ const good: FolderFacts = {
 };
 
 function badOf(facts: FolderFacts): Record<string, string> {
-  const findings = judgeFolder(facts).filter(({ severity }) => severity !== "fine");
+  const findings = judgeFolder(facts, []).filter(({ severity }) => severity !== "fine");
   return Object.fromEntries(findings.map(({ subject, severity }) => [subject, severity]));
 }
 
@@ -81,6 +82,14 @@ describe("what the doctor says of a folder's facts", () => {
     });
     const nfs = { ...good, fileSystem: fileSystemOf(0x6969) };
     expect(badOf(nfs)).toEqual({ "block size": "advice" });
+  });
+
+  it("leaves to a file system's own backend what that says, and suggests one that gives up what hangs", () => {
+    const noMount = { ...good, mount: { ...good.mount, options: ["rw"] } } as FolderFacts;
+    const own: Finding[] = [{ severity: "problem", subject: "mount option noatime", found: "its own", means: "" }];
+    expect(judgeFolder(noMount, own).filter(({ subject }) => subject === "mount option noatime")).toEqual(own);
+    expect(suggestTier({ ...good, fileSystem: fileSystemOf(0x65735546) })).toMatchObject({ abandonable: true });
+    expect(suggestTier({ ...good, fileSystem: fileSystemOf(0x6969) })).not.toHaveProperty("abandonable");
   });
 
   it("suggests tiers that the configuration takes, whatever the file system", () => {
@@ -128,6 +137,24 @@ describe("kvferry doctor", { timeout: TIMEOUT_MS }, () => {
     expect(facts.measured.speeds.length).toBeGreaterThan(0);
     for (const speed of facts.measured.speeds) expect(speed.loadBytesPerSecond).toBeGreaterThan(0);
   });
+
+  it.skipIf(missing !== undefined).each(["lustre", "gpfs"] as const)(
+    `knows a stand-in for %s, and leaves its folders as they are${missing ? `: ${missing}` : ""}`,
+    async (kind) => {
+      const standIn = await makeStandIn({ kind });
+      onTestFinished(standIn.remove);
+      mkdirSync(standIn.root, { recursive: true });
+      if (kind === "lustre") await standIn.setOsts([40, 95]);
+      const { stdout } = await run(["doctor", standIn.root, "--quick", "--json"], standIn.env);
+      const [{ findings, tier }] = JSON.parse(stdout).diagnoses;
+      const subjects = findings.map(({ subject }: { subject: string }) => subject);
+      expect(subjects).toEqual(
+        expect.arrayContaining(kind === "lustre" ? ["layout", "fullest OST", "file locks"] : ["block size", "fileset"]),
+      );
+      expect(tier).toMatchObject({ backend: "parallel-fs", root: standIn.root, abandonable: true });
+      if (kind === "lustre") expect((await standIn.lfsCalls()).join()).not.toContain("setstripe");
+    },
+  );
 
   it("takes a second client's command, and says when that does not answer", async () => {
     const root = scratch();

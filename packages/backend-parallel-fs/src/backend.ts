@@ -1,19 +1,10 @@
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { type FolderNames, foldersOf, PosixBackend } from "@kvferry/backend-posix";
-import {
-  type AuthorContext,
-  type Finding,
-  mountOf,
-  readMounts,
-  storedBlockBytes,
-  toKvferryError,
-  type Usage,
-} from "@kvferry/core";
+import { type AuthorContext, type Finding, storedBlockBytes, toKvferryError, type Usage } from "@kvferry/core";
 import { checkLustreConfig, invalid, type LustreConfig, lustreFieldsOf, type ParallelFsConfig } from "./config.js";
 import { type FoundFileSystem, type ParallelFileSystem, requireParallelFs } from "./detect.js";
-import { getGpfsAttributes } from "./gpfs/attributes.js";
-import { judgeGpfs } from "./gpfs/judge.js";
+import { examineGpfs } from "./examine.js";
 import { prepareLustre } from "./lustre/prepare.js";
 import { parallelFsManifest } from "./manifest.js";
 import { RecentUsage } from "./recent-usage.js";
@@ -81,9 +72,7 @@ export class ParallelFsBackend extends PosixBackend {
     if (found.kind === "lustre") {
       return prepareLustre({ path, older, fileBytes, config: this.#lustre, logger });
     }
-    const mount = mountOf(path, await readMounts());
-    const attributes = await getGpfsAttributes(path, mount?.source, {});
-    return judgeGpfs({ ...attributes, folder: path, statfsBlockBytes: found.blockBytes, fileBytes });
+    return examineGpfs(path, found.blockBytes, fileBytes);
   }
 
   #refuseLustreSettings(): void {

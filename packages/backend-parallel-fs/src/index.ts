@@ -1,6 +1,7 @@
 export { ParallelFsBackend } from "./backend.js";
 export type { ParallelFsConfig, Striping } from "./config.js";
 export { type ParallelFileSystem, requireParallelFs } from "./detect.js";
+export { examineParallelFs } from "./examine.js";
 export { type GpfsFacts, judgeGpfs } from "./gpfs/judge.js";
 export { type LustreTarget, parseLustreDf } from "./lustre/df.js";
 export { judgeLustre, type LustreFacts } from "./lustre/judge.js";

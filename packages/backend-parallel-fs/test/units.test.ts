@@ -75,7 +75,7 @@ describe("settings", () => {
     [{ stripeBytes: 65_537 }, "stripeBytes"],
     [{ stripeBytes: 2 ** 32 }, "stripeBytes"],
     [{ pool: "fs.pool" }, "pool"],
-    [{ pool: "-E" + "x".repeat(14) }, "pool"],
+    [{ pool: `-E${"x".repeat(14)}` }, "pool"],
     [{ root: "relative" }, "root"],
   ])("refuse %j and name the field", (config, field) => {
     expect(() => new ParallelFsBackend({ root: "/never/made", ...config } as ParallelFsConfig)).toThrow(
@@ -121,7 +121,7 @@ const facts: LustreFacts = {
   lfsTrouble: undefined,
   layout: layoutFor(MIB, {}),
   wanted: layoutFor(MIB, {}),
-  keep: true,
+  striping: "auto",
   targets: parseLustreDf(DF),
   pool: undefined,
 };
@@ -187,12 +187,16 @@ describe("a mount of Lustre", () => {
 
 describe("another layout", () => {
   it("is named with the command for ours", () => {
-    const [finding] = judgeLustre({ ...facts, layout: "none", keep: false, targets: undefined });
-    expect(finding).toMatchObject({
+    const [set] = judgeLustre({ ...facts, layout: "none", targets: undefined });
+    expect(set).toMatchObject({ severity: "fine", means: expect.stringContaining("kvferry gives its folders") });
+    const [left] = judgeLustre({ ...facts, layout: "none", striping: "keep", targets: undefined });
+    expect(left).toMatchObject({
       severity: "advice",
       found: "none of its own",
-      change: "`lfs setstripe -c 1 -S 1048576 /lustre/kv`",
+      change: expect.stringContaining("`lfs setstripe -c 1 -S 1048576 /lustre/kv`"),
     });
+    const [failed] = judgeLustre({ ...facts, layout: "composite", striping: "replace", targets: undefined });
+    expect(failed?.change).toBe("`lfs setstripe -c 1 -S 1048576 /lustre/kv`");
     const [kept] = judgeLustre({ ...facts, layout: "composite", targets: undefined });
     expect(kept?.change).toContain("striping: replace");
   });

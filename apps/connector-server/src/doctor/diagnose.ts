@@ -31,8 +31,8 @@ export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
 
 async function diagnoseFolder(options: DiagnoseOptions): Promise<Diagnosis> {
   const { target } = options;
-  const facts = await probeFolder({ ...options, folder: target });
-  return { target, facts, findings: judgeFolder(facts), tier: suggestTier(facts) };
+  const { facts, own } = await probeFolder({ ...options, folder: target });
+  return { target, facts, findings: judgeFolder(facts, own), tier: suggestTier(facts) };
 }
 
 async function diagnoseS3({ target, endpoint, region, signal, onStep }: DiagnoseOptions): Promise<Diagnosis> {

@@ -41,9 +41,12 @@ const WHERE: Readonly<Record<FileSystemKind, readonly [Severity, string, string?
   ],
 };
 
-/** What the facts mean, whatever the file system. */
-export function judgeFolder(facts: FolderFacts): Finding[] {
-  return [where(facts), ...space(facts), ...calls(facts), ...mountOptions(facts), visibility(facts), ...speeds(facts)];
+/** What the facts mean, whatever the file system.
+ * @param own what only the file system's own backend knows to say. */
+export function judgeFolder(facts: FolderFacts, own: readonly Finding[]): Finding[] {
+  const told = new Set(own.map(({ subject }) => subject));
+  const options = mountOptions(facts).filter(({ subject }) => !told.has(subject));
+  return [where(facts), ...space(facts), ...calls(facts), ...options, ...own, visibility(facts), ...speeds(facts)];
 }
 
 function where({ fileSystem, mount }: FolderFacts): Finding {
@@ -160,7 +163,7 @@ function mountOptions({ mount }: FolderFacts): Finding[] {
   return findings;
 }
 
-function visibility({ visibility: seen }: FolderFacts): Finding {
+function visibility({ visibility: seen, fileSystem }: FolderFacts): Finding {
   const times = [seen.createMs, seen.rewriteMs, seen.unlinkMs];
   const text = (ms: number | undefined): string => (ms === undefined ? "not in time" : `${ms.toFixed(0)} ms`);
   const found = `${seen.observer} saw a new file after ${text(seen.createMs)}, a replaced one after ${text(seen.rewriteMs)}, a removed one after ${text(seen.unlinkMs)}`;
@@ -168,12 +171,16 @@ function visibility({ visibility: seen }: FolderFacts): Finding {
   if (times.every((ms) => ms !== undefined && ms <= SEEN_MS)) {
     return { severity: "fine", subject, found, means: "blocks of one server are hits for others at once" };
   }
+  if (fileSystem.name === "nfs") {
+    const means = "a plain look is answered from the kernel's caches; a tier `backend: nfs` looks past them";
+    return { severity: "fine", subject, found, means };
+  }
   return {
     severity: "advice",
     subject,
     found,
     means: "blocks that others have just stored are found late, and removed ones are asked for in vain",
-    change: "on NFS mount with `lookupcache=positive`, or a smaller `actimeo`",
+    change: "have the file system's client cache names for a shorter time",
   };
 }
 

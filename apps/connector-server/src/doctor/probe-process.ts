@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { resolve } from "node:path";
-import { type ErrorCode, type FolderFacts, KvferryError, toKvferryError } from "@kvferry/core";
+import { type ErrorCode, type Finding, type FolderFacts, KvferryError, toKvferryError } from "@kvferry/core";
+import { examineMount } from "./examine-mount.js";
 import { readLines, writeLine } from "./lines.js";
 import { measureFolder } from "./measure-folder.js";
 import { ownCommand } from "./own-command.js";
@@ -19,9 +20,15 @@ export interface ProbeOptions {
   onStep?(done: number, step: string): void;
 }
 
+export interface ProbedFolder {
+  readonly facts: FolderFacts;
+  /** What the backend that is made for its file system says. */
+  readonly own: readonly Finding[];
+}
+
 /** Probes a folder in a process of its own, which a file system may hang for ever without harm to this one.
  * @throws KvferryError DEADLINE that names the step that did not end; ABORTED; what the probe throws. */
-export function probeFolder(options: ProbeOptions): Promise<FolderFacts> {
+export function probeFolder(options: ProbeOptions): Promise<ProbedFolder> {
   const folder = resolve(options.folder);
   const observer = options.observer === undefined ? [] : ["--observer", options.observer];
   const quick = options.quick === true ? ["--quick"] : [];
@@ -57,7 +64,7 @@ export function probeFolder(options: ProbeOptions): Promise<FolderFacts> {
         timer = setTimeout(late, options.stepMsMax);
         options.onStep?.(message.done, step);
       } else if (message.facts !== undefined) {
-        end(() => fulfil(message.facts as FolderFacts));
+        end(() => fulfil(message as unknown as ProbedFolder));
       } else if (typeof message.code === "string" && typeof message.message === "string") {
         const { code } = toKvferryError(Object.assign(new Error(message.message), { code: message.code }), "doctor");
         fail(code, message.message);
@@ -70,7 +77,9 @@ export function probeFolder(options: ProbeOptions): Promise<FolderFacts> {
 export async function probeHere(folder: string, quick: boolean, observer: string | undefined): Promise<void> {
   const onStep = (done: number, step: string): void => writeLine(process.stdout, { step, done });
   try {
-    writeLine(process.stdout, { facts: await measureFolder({ folder, observer, quick, onStep }) });
+    const facts = await measureFolder({ folder, observer, quick, onStep });
+    const probed: ProbedFolder = { facts, own: await examineMount(facts) };
+    writeLine(process.stdout, probed);
   } catch (thrown) {
     const { code, message } = toKvferryError(thrown, "doctor");
     writeLine(process.stdout, { code, message });

@@ -25,6 +25,7 @@ export function suggestTier(facts: FolderFacts): TierConfig {
     root: path,
     capacity,
     ...threads,
+    ...(mayHang(kind) && fileSystem.name !== "nfs" ? { abandonable: true } : {}), // nfs is so without a word
   };
 }
 

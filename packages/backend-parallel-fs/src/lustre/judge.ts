@@ -1,4 +1,5 @@
 import { type Finding, type Mount, mountOption } from "@kvferry/core";
+import type { Striping } from "../config.js";
 import { type LustreTarget, usedRatio } from "./df.js";
 import { type FoundLayout, isSameLayout, type Layout, layoutText, setstripeArguments } from "./layout.js";
 
@@ -13,8 +14,8 @@ export interface LustreFacts {
   readonly layout: FoundLayout | undefined;
   /** What they should get. */
   readonly wanted: Layout;
-  /** Whether the folder got `wanted` from us, or is to be left as it is. */
-  readonly keep: boolean;
+  /** What we do about another layout: give folders of ours that have none of their own the wanted one, leave all as they are, or replace it. */
+  readonly striping: Striping;
   readonly targets: readonly LustreTarget[] | undefined;
   readonly pool: string | undefined;
 }
@@ -46,7 +47,7 @@ function tool({ lfsTrouble }: LustreFacts): Finding[] {
   ];
 }
 
-function layout({ folder, layout: found, wanted, keep }: LustreFacts): Finding[] {
+function layout({ folder, layout: found, wanted, striping }: LustreFacts): Finding[] {
   if (found === undefined) return [];
   const subject = "layout";
   const text = layoutText(found);
@@ -54,7 +55,13 @@ function layout({ folder, layout: found, wanted, keep }: LustreFacts): Finding[]
     return [{ severity: "fine", subject, found: text, means: "right for this block size" }];
   }
   const change = `lfs setstripe ${setstripeArguments(wanted).join(" ")} ${folder}`;
-  const how = keep ? `nothing if this is meant; else set \`striping: replace\`, or run \`${change}\`` : `\`${change}\``;
+  if (found === "none" && striping !== "keep") {
+    return [{ severity: "fine", subject, found: text, means: `kvferry gives its folders in it ${layoutText(wanted)}` }];
+  }
+  const how =
+    striping !== "replace"
+      ? `nothing if this is meant; else set \`striping: replace\`, or run \`${change}\``
+      : `\`${change}\``;
   const means =
     found === "none"
       ? "files get the file system's default layout, which is seldom made for this block size"

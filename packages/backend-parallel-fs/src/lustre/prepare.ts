@@ -1,4 +1,4 @@
-import { type Finding, type Logger, mountOf, readMounts } from "@kvferry/core";
+import { type Finding, type Logger, mountOf, readMounts, silentLogger } from "@kvferry/core";
 import { invalid, type LustreConfig } from "../config.js";
 import { judgeLustre } from "./judge.js";
 import { type FoundLayout, isSameLayout, type Layout, layoutFor, layoutText } from "./layout.js";
@@ -25,19 +25,38 @@ export async function prepareLustre(folder: LustreFolder): Promise<Finding[]> {
   if (before.kind === "absent")
     logger.warn({ folder: path }, "there is no `lfs` on the PATH: files get the layout that the folder has");
   const after = before.kind === "ok" ? await applied(folder, before.value, wanted, options) : before;
+  const findings = await judged(path, { before, after, wanted, config, logger }, options);
+  return [...findings, ...unusedMdt(wanted, config)];
+}
+
+/** What there is to know of a folder that blocks may be kept in, which is left as it is. */
+export async function examineLustre(path: string, fileBytes: number): Promise<Finding[]> {
+  const before = await getLayout(path, {});
+  const wanted = { ...layoutFor(fileBytes, {}), pool: poolOf(before) };
+  return judged(path, { before, after: before, wanted, config: {}, logger: silentLogger }, {});
+}
+
+interface Seen extends Pick<LustreFolder, "config" | "logger"> {
+  readonly before: Answer<FoundLayout>;
+  readonly after: Answer<FoundLayout>;
+  readonly wanted: Layout;
+}
+
+async function judged(
+  path: string,
+  { before, after, wanted, config, logger }: Seen,
+  options: LfsOptions,
+): Promise<Finding[]> {
   const targets = before.kind === "hung" ? before : await getTargets(path, config.pool, options);
   const mount = mountOf(path, await readMounts());
   const trouble = troubleOf(after) ?? troubleOf(targets);
   if (trouble !== undefined && before.kind !== "absent")
     logger.warn({ folder: path, trouble }, "lfs could not do what it was asked");
-  return [
-    ...judgeLustre({
-      ...{ folder: path, mount, lfsTrouble: trouble, wanted, keep: config.striping !== "replace" },
-      layout: resultOf(after) ?? resultOf(before),
-      ...{ targets: resultOf(targets), pool: config.pool },
-    }),
-    ...unusedMdt(wanted, config),
-  ];
+  return judgeLustre({
+    ...{ folder: path, mount, lfsTrouble: trouble, wanted, striping: config.striping ?? "auto" },
+    layout: resultOf(after) ?? resultOf(before),
+    ...{ targets: resultOf(targets), pool: config.pool },
+  });
 }
 
 async function applied(
