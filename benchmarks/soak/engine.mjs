@@ -58,13 +58,22 @@ export class SoakEngine {
 
   async request(ids) {
     const keys = keysOf(ids);
-    const states = await this.#client.lookup(keys);
-    const miss = states.findIndex((state) => state !== LookupState.HIT);
-    const found = await this.#loadFirst(keys, miss < 0 ? keys.count : miss);
+    const found = await this.#loadFirst(keys, await this.#hits(keys));
     for (let at = found; at < keys.count; at += BATCH_BLOCKS) await this.#store(keys, at);
     this.counts.requests++;
     this.counts.blocks += keys.count;
     this.counts.found += found;
+  }
+
+  /** How many blocks from the first on are there. */
+  look(ids) {
+    return this.#hits(keysOf(ids));
+  }
+
+  async #hits(keys) {
+    const states = await this.#client.lookup(keys);
+    const miss = states.findIndex((state) => state !== LookupState.HIT);
+    return miss < 0 ? keys.count : miss;
   }
 
   /** How many blocks from the first on were loaded. */

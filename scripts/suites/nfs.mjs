@@ -7,7 +7,7 @@ import { lastLines } from "../lib/processes.mjs";
 export const name = "nfs";
 
 const VERSIONS = ["v3", "v4"];
-const PROGRAMS = ["kit", "lookups", "clients", "server", "outage"];
+const PROGRAMS = ["kit", "lookups", "clients", "server", "outage", "nodes"];
 const FOLDER = "packages/backend-nfs/test/guest";
 /** Many times what it takes on a machine of its own. */
 const TIMEOUT_MS = 15 * 60 * 1000;

@@ -14,7 +14,7 @@ export class NfsBackend extends PosixBackend {
 }
 
 /** What the POSIX backend does in another way on NFS. */
-function nfsHabits({ posix, negativeTtlMs, touchDelayMs }: ResolvedNfsConfig): FileSystemHabits {
+function nfsHabits({ negativeTtlMs, touchDelayMs }: ResolvedNfsConfig): FileSystemHabits {
   return {
     manifest: nfsManifest,
     async checkRoot(root) {

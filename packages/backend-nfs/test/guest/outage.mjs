@@ -1,11 +1,11 @@
 // A server that goes away under hard mounts, and comes back: node outage.mjs v3|v4
 import { strict as assert } from "node:assert";
-import { execSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { after, describe, it } from "node:test";
 import { LookupState, Outcome, outcomeCode } from "@kvferry/core";
 import { createFileEngine } from "@kvferry/native";
 import { BLOCK_BYTES, batchOf, count, isRight, keysOf, openBackend, sleep, tell, twoRoots } from "./blocks.mjs";
+import { startStorage, stopStorage } from "./storage-server.mjs";
 
 const version = process.argv[2];
 const BLOCKS = 64;
@@ -13,21 +13,8 @@ const DEADLINE_MS = 500;
 const THREADS = 8;
 const SENTINEL = 0xee;
 
-let isUp = true;
-
-function stopServer() {
-  isUp = false;
-  execSync("rpc.nfsd 0");
-}
-
-function startServer() {
-  if (isUp) return;
-  execSync("rpc.nfsd -V 3 -V 4 8; echo Y > /proc/fs/nfsd/v4_end_grace");
-  isUp = true;
-}
-
 describe(`an outage of the server over NFS ${version}`, () => {
-  after(startServer); // or this process would never end
+  after(startStorage); // or this process would never end
 
   it("holds no call past its deadline, touches no slot later, and is over when the server is back", async () => {
     const [one, two] = twoRoots(version);
@@ -38,7 +25,7 @@ describe(`an outage of the server over NFS ${version}`, () => {
     await sleep(1000);
     assert.equal(count(await backend.lookup(keysOf(0, BLOCKS)), LookupState.HIT), BLOCKS);
 
-    stopServer();
+    stopStorage();
     const options = { deadlineMs: DEADLINE_MS };
     const abandoned = [];
     const seen = { failed: 0, deadline: 0, loaded: 0, longestMs: 0 };
@@ -70,7 +57,7 @@ describe(`an outage of the server over NFS ${version}`, () => {
     // far more than the deadline, but far less than an outage
     assert.ok(seen.longestMs < 20_000, `${seen.longestMs} ms`);
 
-    startServer();
+    startStorage();
     const backMs = performance.now();
     for (let hits = 0; hits < BLOCKS; ) {
       assert.ok(performance.now() - backMs < 240_000, "no blocks came back");
