@@ -68,6 +68,8 @@ export async function mountFuseFaults() {
   return {
     folder,
     backing,
+    /** Of the daemon. */
+    pid: daemon.pid,
     /** Lines of the control file; none: all goes well. */
     faults: (...lines) => writeFileSync(control, lines.map((line) => `${line}\n`).join("")),
     async stop() {

@@ -148,30 +148,34 @@ class SftpStorage:
         return [{"backend": "memory", "capacity": "256MiB"}, {"backend": "sftp", **self._where}]
 
 
-@pytest.fixture(scope="session")
-def s3():
-    """A real S3 server."""
-    script = ROOT / "scripts/lib/serve-s3.mjs"
-    process = subprocess.Popen(["node", str(script), "kvferry-engine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def served(script, *arguments):
+    """What `scripts/lib/SCRIPT` says it serves, while the fixture lives."""
+    command = ["node", str(ROOT / "scripts/lib" / script), *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline()
     if not line:
-        pytest.skip("there is no S3 server: node scripts/setup-system.mjs builds one")
+        pytest.skip(f"{script} could serve nothing; node scripts/setup-system.mjs installs what it needs")
     yield json.loads(line)
     process.stdin.close()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """A real S3 server."""
+    yield from served("serve-s3.mjs", "kvferry-engine")
 
 
 @pytest.fixture(scope="session")
 def sshd():
     """A real SSH server."""
-    script = ROOT / "scripts/lib/serve-sshd.mjs"
-    process = subprocess.Popen(["node", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    line = process.stdout.readline()
-    if not line:
-        pytest.skip("there is no sshd: node scripts/setup-system.mjs installs one")
-    yield json.loads(line)
-    process.stdin.close()
-    process.wait()
+    yield from served("serve-sshd.mjs")
+
+
+@pytest.fixture(scope="module")
+def fuse():
+    """A real file system that hangs while the process `pid` is stopped."""
+    yield from served("serve-fuse.mjs")
 
 
 LONG = os.environ.get("KVFERRY_LONG") == "1"

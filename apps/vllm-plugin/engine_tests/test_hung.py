@@ -1,0 +1,70 @@
+"""The file system under the server hangs, as NFS does while its server is away: the engine computes, and finds its blocks again afterwards."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import LONG, cached, full_chunks, kvferry, tokens
+from held import assert_none_was_held
+
+KNOWN = [[10, 1300], [11, 1000]]
+OUTAGE_S = 60 if LONG else 8
+THREADS_MAX = 100
+# Many times what it takes.
+BACK_S_MAX = 120
+
+
+class HangingStorage:
+    """A folder on a file system that can hang."""
+
+    env = {}
+
+    def __init__(self, folder):
+        self._root = str(Path(folder) / "kv")
+
+    def tiers(self, host):
+        return [{"backend": "posix", "root": self._root, "abandonable": True, "threads": 4, "deadlineMs": 1000}]
+
+
+def test_no_call_is_held_while_the_file_system_hangs_and_blocks_are_found_again(fuse, servers, engines):
+    server = servers(HangingStorage(fuse["folder"]))
+    engine = engines(kvferry(server, fence_kill_after_s=30))
+    engine.ready()
+    results = engine.run(*KNOWN)
+    assert engine("settle")["settled"]
+    before = engine("metrics")
+    engine("reset")
+    engine("calls")
+
+    os.kill(fuse["pid"], signal.SIGSTOP)
+    rounds = 0
+    try:
+        ends = time.monotonic() + OUTAGE_S
+        while rounds == 0 or time.monotonic() < ends:
+            again = engine.run(*KNOWN, [100 + rounds, 900])
+            assert tokens(again)[:2] == tokens(results)
+            assert len(os.listdir(f"/proc/{server.process.pid}/task")) < THREADS_MAX
+            engine("reset")
+            rounds += 1
+        calls = engine("calls")
+        assert_none_was_held(calls["slow"], calls["slowest"], calls["count"])
+    finally:
+        os.kill(fuse["pid"], signal.SIGCONT)
+
+    back = time.monotonic()
+    while cached(again := engine.run(*KNOWN)) != full_chunks(KNOWN):
+        assert tokens(again) == tokens(results) and time.monotonic() < back + BACK_S_MAX
+        engine("reset")
+    assert tokens(again) == tokens(results)
+    seconds = time.monotonic() - back
+    assert engine("settle")["settled"]
+    after = engine("metrics")
+    lost = sum(count - before.get(name, 0) for name, count in after.items() if name in LOST)
+    print(f"{rounds} rounds in {OUTAGE_S} s, slowest call {calls['slowest'] * 1000:.2f} ms, {lost} stores lost, back after {seconds:.1f} s")
+    assert lost > 0
+    assert server.process.poll() is None
+
+
+LOST = ("vllm:kvferry_store_blocks dropped", "vllm:kvferry_store_blocks failed")
