@@ -1,4 +1,4 @@
-// What suites need besides npm's packages, for `npm test -- --all`: libfuse for file systems that hang on demand, OpenSSH's server, Debian's packages for
+// What suites need besides npm's packages, for `npm test -- --all`: xfsprogs, libfuse for file systems that hang on demand, OpenSSH's server, Debian's packages for
 // real NFS, and two real S3 servers, built with Go where there is a Go. Without them the tests that need them are skipped, by name.
 import { spawnSync } from "node:child_process";
 import { aptInstall } from "./lib/apt.mjs";
@@ -12,6 +12,8 @@ if (fuseProblem() !== undefined) say(`the tests on file systems that hang will b
 
 if (sshdBinary() === undefined) say(aptInstall(["openssh-server"], ["ssh.service", "ssh.socket"]));
 if (sshdBinary() === undefined) say("there is no sshd: the tests against a real SSH server will be skipped");
+
+if (spawnSync("mkfs.xfs", ["-V"]).error !== undefined) say(aptInstall(["xfsprogs"]));
 
 if (process.arch === "x64" && guestAvailable() !== true) say(aptInstall(GUEST_PACKAGES));
 if (guestAvailable() !== true) say(`the suite nfs will not run: ${guestAvailable()}`);

@@ -43,9 +43,12 @@ export async function flipByte(path: string, offset: number): Promise<void> {
   }
 }
 
-/** An empty folder, on its own small tmpfs if asked (root only). */
-export async function makeRoot(tmpfsBytes?: number): Promise<{ root: string; remove(): Promise<void> }> {
-  const folder = await mkdtemp(join(tmpdir(), "kvferry-posix-"));
+/** An empty folder, on its own small tmpfs if asked (root only). `within`: makes the folder around it. */
+export async function makeRoot(
+  tmpfsBytes?: number,
+  within?: () => string,
+): Promise<{ root: string; remove(): Promise<void> }> {
+  const folder = within?.() ?? (await mkdtemp(join(tmpdir(), "kvferry-posix-")));
   if (tmpfsBytes !== undefined) execFileSync("mount", ["-t", "tmpfs", "-o", `size=${tmpfsBytes}`, "tmpfs", folder]);
   return {
     root: join(folder, "root"),
@@ -76,16 +79,23 @@ export interface StorageKind {
   readonly config?: Partial<PosixConfig>;
   /** Give the storage a tmpfs of this size, so that it can be filled. */
   readonly tmpfsBytes?: number;
+  /** Make the storage's folder in another way, as one in which it lies alone. */
+  readonly within?: () => string;
+  /** Whether that one's file system may be filled. */
+  readonly fillable?: boolean;
 }
 
 /** The kit's way to a PosixBackend over a folder of its own. */
-export function posixFactory({ config = {}, tmpfsBytes }: StorageKind): BackendFactory {
+export function posixFactory({ config = {}, tmpfsBytes, within, fillable }: StorageKind): BackendFactory {
   return {
     async create(): Promise<CreatedBackend> {
-      const { root, remove } = await makeRoot(tmpfsBytes);
+      const { root, remove } = await makeRoot(tmpfsBytes, within);
       const make = () => new PosixBackend({ root, ...(config.layout === "vllm-fs" && { vllmFs }), ...config });
       const backend = make();
-      const damage = damageHooks(root, backend, config, tmpfsBytes);
+      const damage = damageHooks(root, backend, config, {
+        small: tmpfsBytes !== undefined || fillable === true,
+        deniable: tmpfsBytes === undefined && within === undefined && (!isRoot || immutableWorks),
+      });
       const oneNamespaceAKey =
         config.layout === "vllm-fs" ? "vLLM's paths leave the rest of the namespace out" : undefined;
       return { backend, reopen: async () => make(), damage, oneNamespaceAKey, cleanup: remove };
@@ -97,12 +107,10 @@ function damageHooks(
   root: string,
   backend: OffloadBackend,
   config: Partial<PosixConfig>,
-  tmpfsBytes: number | undefined,
+  { small, deniable }: { readonly small: boolean; readonly deniable: boolean },
 ): DamageHooks {
   const pathOf = (key: Uint8Array) => blockPath(root, backend, key, config.layout);
   const filler = join(dirname(root), "filler");
-  const small = tmpfsBytes !== undefined;
-  const deniable = !small && (!isRoot || immutableWorks);
   return {
     flip: (key, byteOffset) => flipByte(pathOf(key), byteOffset),
     truncate: (key, bytes) => truncate(pathOf(key), bytes),
