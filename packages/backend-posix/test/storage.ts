@@ -122,6 +122,7 @@ function damageHooks(
     ...(small && { noSpace: () => fill(filler) }),
     ...(deniable && { denyPermission: () => setWritable(root, false) }),
     async restore() {
+      if (existsSync(filler)) await truncate(filler, 0); // xfs gives the room of a removed file back later, at its leisure
       await rm(filler, { force: true });
       if (deniable && existsSync(root)) await setWritable(root, true);
     },
