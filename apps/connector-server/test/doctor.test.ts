@@ -168,7 +168,11 @@ describe("kvferry doctor", { timeout: TIMEOUT_MS }, () => {
     });
     const silent = await run(["doctor", root, "--quick", "--json", "--observer", "true"]);
     expect(silent.code).toBe(1);
-    expect(JSON.parse(silent.stdout).diagnoses[0].findings[0].found).toContain("the observer has ended");
+    const [{ findings, tier }] = JSON.parse(silent.stdout).diagnoses;
+    expect(findings).toContainEqual(
+      expect.objectContaining({ severity: "problem", found: expect.stringContaining("the observer has ended") }),
+    );
+    expect(tier).toBeDefined();
     expect(readdirSync(root)).toEqual([]);
   });
 

@@ -168,6 +168,11 @@ function visibility({ visibility: seen, fileSystem }: FolderFacts): Finding {
   const text = (ms: number | undefined): string => (ms === undefined ? "not in time" : `${ms.toFixed(0)} ms`);
   const found = `${seen.observer} saw a new file after ${text(seen.createMs)}, a replaced one after ${text(seen.rewriteMs)}, a removed one after ${text(seen.unlinkMs)}`;
   const subject = "a second process";
+  if (seen.failure !== undefined) {
+    const means = "when other nodes see what this one stores is not known";
+    const change = "run the command by hand: it has to print nothing, and to wait for its input";
+    return { severity: "problem", subject, found: seen.failure, means, change };
+  }
   if (times.every((ms) => ms !== undefined && ms <= SEEN_MS)) {
     return { severity: "fine", subject, found, means: "blocks of one server are hits for others at once" };
   }

@@ -40,8 +40,8 @@ export async function measureFolder({ folder, observer, quick, onStep }: Measure
     const features = await tryFileFeatures(scratch);
     onStep(15, "what files cost");
     const costs = measureFiles(scratch);
-    onStep(25, "what a second process sees");
-    const visibility = await measureVisibility({ scratch, folder: path, observer });
+    const onChange = (change: string): void => onStep(25, `when a second process sees ${change}`);
+    const visibility = await measureVisibility({ scratch, folder: path, observer, onChange });
     const onCell = (done: number, total: number, label: string): void =>
       onStep(35 + Math.floor((done * 60) / total), label);
     const measured = quick ? undefined : await measureSpeeds({ scratch, bytesFree: bavail * bsize, onCell });

@@ -1,13 +1,15 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { rename, unlink, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { KvferryError, type Visibility } from "@kvferry/core";
+import type { Visibility } from "@kvferry/core";
 import { readLines, writeLine } from "./lines.js";
 import type { Watch } from "./observer.js";
 import { ownCommand } from "./own-command.js";
 
 /** How long the second process may take to see a change. */
 const SEEN_MS_MAX = 12_000;
+/** … and to start, on a busy host or by way of a remote shell. */
+const START_MS_MAX = 30_000;
 
 export interface VisibilityOptions {
   /** The probe's own folder, directly below the folder that is probed. */
@@ -16,32 +18,43 @@ export interface VisibilityOptions {
   readonly folder: string;
   /** A shell command that runs the observer elsewhere: `ssh node2 kvferry doctor --observe /mnt/kv`. */
   readonly observer: string | undefined;
+  /** Called when it begins to wait for the next change to be seen. */
+  onChange(change: string): void;
 }
 
-/** How long a second process takes to see that a file was made, replaced and removed.
- * @throws KvferryError UNAVAILABLE when the observer does not start. */
+/** How long a second process takes to see that a file was made, replaced and removed. */
 export async function measureVisibility(options: VisibilityOptions): Promise<Visibility> {
   const observer = new Observer(options);
+  const who = options.observer ?? "a process of this host";
   try {
     const file = join(options.scratch, "seen");
     const name = `${basename(options.scratch)}/seen`;
+    options.onChange("a new file");
     const createMs = await observer.timed({ name, until: "there" }, () => writeFile(file, "first"));
+    options.onChange("a replaced file");
     const rewriteMs = await observer.timed({ name, until: { text: "other" } }, async () => {
       await writeFile(`${file}-next`, "other"); // as many bytes: the size does not give it away
       await rename(`${file}-next`, file);
     });
+    options.onChange("a removed file");
     const unlinkMs = await observer.timed({ name, until: "gone" }, () => unlink(file));
-    return { observer: options.observer ?? "a process of this host", createMs, rewriteMs, unlinkMs };
+    return { observer: who, createMs, rewriteMs, unlinkMs };
+  } catch (thrown) {
+    if (!(thrown instanceof ObserverFailure)) throw thrown;
+    return { observer: who, createMs: undefined, rewriteMs: undefined, unlinkMs: undefined, failure: thrown.message };
   } finally {
     observer.end();
   }
 }
+
+class ObserverFailure extends Error {}
 
 class Observer {
   readonly #process: ChildProcess;
   #onLine: (message: Record<string, unknown>) => void = () => {};
   #onExit: () => void = () => {};
   #exited = false;
+  #started = false;
 
   constructor({ folder, observer }: VisibilityOptions) {
     const stdio = ["pipe", "pipe", "ignore"] as const;
@@ -62,10 +75,12 @@ class Observer {
 
   /** Ms from the end of `change` until the observer has seen it, having looked before; undefined: not in time. */
   async timed(watch: Watch, change: () => Promise<void>): Promise<number | undefined> {
-    const looking = this.#told("looking");
+    const lookMs = this.#started ? SEEN_MS_MAX : START_MS_MAX;
+    const looking = this.#told("looking", lookMs);
     writeLine(this.#process.stdin as NodeJS.WritableStream, watch);
-    if (!(await looking)) throw this.#silent();
-    const saw = this.#told("saw").then((seen) => (seen ? performance.now() : undefined));
+    if (!(await looking)) throw this.#silent(lookMs);
+    this.#started = true;
+    const saw = this.#told("saw", SEEN_MS_MAX).then((seen) => (seen ? performance.now() : undefined));
     await change();
     const changedMs = performance.now();
     const seenMs = await saw;
@@ -78,9 +93,9 @@ class Observer {
   }
 
   /** Whether the observer says so in time. */
-  #told(word: "looking" | "saw"): Promise<boolean> {
+  #told(word: "looking" | "saw", ms: number): Promise<boolean> {
     return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(false), SEEN_MS_MAX);
+      const timer = setTimeout(() => resolve(false), ms);
       const end = (said: boolean): void => {
         clearTimeout(timer);
         resolve(said);
@@ -93,10 +108,8 @@ class Observer {
     });
   }
 
-  #silent(): KvferryError {
-    const why = this.#exited ? "has ended" : `did not answer within ${SEEN_MS_MAX / 1000} s`;
-    return new KvferryError("UNAVAILABLE", `the observer ${why}: ${this.#process.spawnargs.join(" ")}`, {
-      operation: "doctor",
-    });
+  #silent(ms: number): ObserverFailure {
+    const why = this.#exited ? "has ended" : `did not answer within ${ms / 1000} s`;
+    return new ObserverFailure(`the observer ${why}: ${this.#process.spawnargs.join(" ")}`);
   }
 }

@@ -47,6 +47,8 @@ export interface Visibility {
   /** A file replaced by rename. */
   readonly rewriteMs: number | undefined;
   readonly unlinkMs: number | undefined;
+  /** Why it could not be asked; undefined where it could. */
+  readonly failure?: string | undefined;
 }
 
 /** What a folder is, and what it does. */
