@@ -135,7 +135,7 @@ function direct({
     };
   }
   const short = directTransferBytes < transferAskedBytes;
-  const found = `works, aligned to ${directAlignmentBytes} bytes${short ? `, ${bytesText(directTransferBytes)} a call` : ""}`;
+  const found = `works, aligned to ${directAlignmentBytes} byte${directAlignmentBytes === 1 ? "" : "s"}${short ? `, ${bytesText(directTransferBytes)} a call` : ""}`;
   if (directAlignmentBytes > 4096) {
     const means = "kvferry aligns to 4096: it goes through the page cache here";
     return { severity: "advice", subject, found, means };
@@ -165,8 +165,8 @@ function mountOptions({ mount }: FolderFacts): Finding[] {
 
 function visibility({ visibility: seen, fileSystem }: FolderFacts): Finding {
   const times = [seen.createMs, seen.rewriteMs, seen.unlinkMs];
-  const text = (ms: number | undefined): string => (ms === undefined ? "not in time" : `${ms.toFixed(0)} ms`);
-  const found = `${seen.observer} saw a new file after ${text(seen.createMs)}, a replaced one after ${text(seen.rewriteMs)}, a removed one after ${text(seen.unlinkMs)}`;
+  const text = (ms: number | undefined): string => (ms === undefined ? "not in time" : `after ${ms.toFixed(0)} ms`);
+  const found = `${seen.observer} saw a new file ${text(seen.createMs)}, a replaced one ${text(seen.rewriteMs)}, a removed one ${text(seen.unlinkMs)}`;
   const subject = "a second process";
   if (seen.failure !== undefined) {
     const means = "when other nodes see what this one stores is not known";

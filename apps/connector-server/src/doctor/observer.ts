@@ -9,6 +9,8 @@ const NAME = /^\.kvferry-doctor-[A-Za-z0-9]{1,32}\/[a-z0-9-]{1,64}$/;
 
 /** What the observer is to wait for: that a file is there, holds a text, or is gone. */
 export interface Watch {
+  /** Answers have it: an earlier file that is seen at last is no answer to a later question. */
+  readonly id: number;
   /** Below the observer's own path to the folder. */
   readonly name: string;
   readonly until: "there" | "gone" | { readonly text: string };
@@ -33,13 +35,13 @@ export function observe(folder: string): Promise<void> {
   });
 }
 
-async function wait(path: string, { name, until }: Watch, ended: () => boolean): Promise<void> {
+async function wait(path: string, { id, until }: Watch, ended: () => boolean): Promise<void> {
   for (let looked = false; !ended(); looked = true) {
     if (await isSeen(path, until)) {
-      writeLine(process.stdout, { saw: name });
+      writeLine(process.stdout, { saw: id });
       return;
     }
-    if (!looked) writeLine(process.stdout, { looking: name }); // it has seen that it is not so yet
+    if (!looked) writeLine(process.stdout, { looking: id }); // it has seen that it is not so yet
     await sleep(POLL_MS);
   }
 }

@@ -54,7 +54,7 @@ class Observer {
   #onLine: (message: Record<string, unknown>) => void = () => {};
   #onExit: () => void = () => {};
   #exited = false;
-  #started = false;
+  #watches = 0;
 
   constructor({ folder, observer }: VisibilityOptions) {
     const stdio = ["pipe", "pipe", "ignore"] as const;
@@ -73,14 +73,19 @@ class Observer {
     this.#process.stdin?.on("error", gone);
   }
 
-  /** Ms from the end of `change` until the observer has seen it, having looked before; undefined: not in time. */
-  async timed(watch: Watch, change: () => Promise<void>): Promise<number | undefined> {
-    const lookMs = this.#started ? SEEN_MS_MAX : START_MS_MAX;
-    const looking = this.#told("looking", lookMs);
+  /** Ms from the end of `change` until the observer has seen it, having looked before; undefined: not in time, or it sees what is not so yet. */
+  async timed(what: Omit<Watch, "id">, change: () => Promise<void>): Promise<number | undefined> {
+    const lookMs = this.#watches === 0 ? START_MS_MAX : SEEN_MS_MAX;
+    const watch = { ...what, id: this.#watches++ };
+    const first = this.#told(watch.id, lookMs);
     writeLine(this.#process.stdin as NodeJS.WritableStream, watch);
-    if (!(await looking)) throw this.#silent(lookMs);
-    this.#started = true;
-    const saw = this.#told("saw", SEEN_MS_MAX).then((seen) => (seen ? performance.now() : undefined));
+    const word = await first;
+    if (word === undefined) throw this.#silent(lookMs);
+    if (word === "saw") {
+      await change();
+      return undefined; // of a file that it has never seen it sees at once that it is gone
+    }
+    const saw = this.#told(watch.id, SEEN_MS_MAX).then((seen) => (seen === undefined ? undefined : performance.now()));
     await change();
     const changedMs = performance.now();
     const seenMs = await saw;
@@ -92,19 +97,20 @@ class Observer {
     this.#process.kill();
   }
 
-  /** Whether the observer says so in time. */
-  #told(word: "looking" | "saw", ms: number): Promise<boolean> {
+  /** What the observer says next of a watch; undefined: nothing in time. */
+  #told(id: number, ms: number): Promise<"looking" | "saw" | undefined> {
     return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(false), ms);
-      const end = (said: boolean): void => {
+      const timer = setTimeout(() => end(undefined), ms);
+      const end = (word: "looking" | "saw" | undefined): void => {
         clearTimeout(timer);
-        resolve(said);
+        resolve(word);
       };
-      this.#onLine = (message) => {
-        if (word in message) end(true);
+      this.#onLine = ({ looking, saw }) => {
+        if (looking === id) end("looking");
+        if (saw === id) end("saw");
       };
-      this.#onExit = () => end(false);
-      if (this.#exited) end(false);
+      this.#onExit = () => end(undefined);
+      if (this.#exited) end(undefined);
     });
   }
 
