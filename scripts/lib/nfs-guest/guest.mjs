@@ -1,7 +1,16 @@
 // A guest with real kernel NFS, where the host's kernel has none: a User-Mode Linux kernel, an ordinary process that needs no image, no network and no
 // rights. Its root is the host's, read-only, so that node, node_modules and the built addon are the host's own. One CPU; a system call costs tens of µs.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -32,10 +41,11 @@ export function guestAvailable() {
  * @param {string} options.out a folder for what it writes; it also holds the guest's own files
  * @param {number} options.timeoutMs
  * @param {Record<string, string>} [options.env] of the command
+ * @param {number} [options.diskBytes] have the export and the guest's $TMPDIR on a disk of that size, not in its memory: a sparse file of the host
  * @param {(line: string) => void} [options.onLine] hears of each line of output at once
  * @returns {Promise<{code: number, output: string}>} code of the command; 124: it took too long; 125: the guest ended before it
  */
-export async function runInGuest({ command, folder, out, timeoutMs, env = {}, onLine }) {
+export async function runInGuest({ command, folder, out, timeoutMs, env = {}, diskBytes, onLine }) {
   mkdirSync(out, { recursive: true });
   writeFileSync(join(out, "command"), command.map(quoted).join(" "));
   writeFileSync(join(out, "folder"), folder);
@@ -49,7 +59,9 @@ export async function runInGuest({ command, folder, out, timeoutMs, env = {}, on
   rmSync(exitCode, { force: true });
   const state = mkdtempSync(join(tmpdir(), "kvferry-nfs-guest-"));
   try {
-    const { output, timedOut } = await boot({ out, state, timeoutMs, onLine });
+    const disk = diskBytes === undefined ? undefined : join(state, "disk");
+    if (disk !== undefined) makeSparse(disk, diskBytes);
+    const { output, timedOut } = await boot({ out, state, disk, timeoutMs, onLine });
     if (existsSync(exitCode)) return { code: Number(readFileSync(exitCode, "utf8")), output };
     return { code: timedOut ? 124 : 125, output };
   } finally {
@@ -57,11 +69,17 @@ export async function runInGuest({ command, folder, out, timeoutMs, env = {}, on
   }
 }
 
-function boot({ out, state, timeoutMs, onLine }) {
+function makeSparse(path, bytes) {
+  writeFileSync(path, "");
+  truncateSync(path, bytes);
+}
+
+function boot({ out, state, disk, timeoutMs, onLine }) {
   const args = [
     `mem=${MEMORY_BYTES / 2 ** 20}M`,
     ...["rootfstype=hostfs", "rootflags=/", "ro", "con=null", "con0=null,fd:1", "ssl=null", "quiet", "loglevel=3"],
     ...["umid=guest", `uml_dir=${state}`, `init=${INIT}`, `GUEST_OUT=${out}`],
+    ...(disk === undefined ? [] : [`ubd0=${disk}`, "GUEST_DISK=yes"]),
   ];
   const guest = spawn("linux.uml", args, {
     stdio: ["ignore", "pipe", "ignore"],

@@ -47,7 +47,17 @@ for client in c1 c2; do
   number=$((number + 1))
 done
 
-mount -t tmpfs -o "size=${NFS_GUEST_EXPORT_SIZE:-700m}" tmpfs /run/export
+if [ -n "$GUEST_DISK" ]; then # for what memory has no room for; nothing on it outlives the guest
+  mknod /run/ubda b 98 0
+  mkdir /run/disk
+  mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=1,nodiscard /run/ubda || die "no file system was made on the disk"
+  mount -t ext4 -o noatime,nobarrier /run/ubda /run/disk || die "the disk was not mounted"
+  mkdir /run/disk/{export,tmp}
+  mount --bind /run/disk/export /run/export
+  mount --bind /run/disk/tmp /run/tmp
+else
+  mount -t tmpfs -o "size=${NFS_GUEST_EXPORT_SIZE:-700m}" tmpfs /run/export
+fi
 mount -t tmpfs tmpfs /var/lib/nfs
 mkdir -p /var/lib/nfs/{rpc_pipefs,v4recovery,sm,sm.bak,nfsdcltrack}
 : > /var/lib/nfs/etab
