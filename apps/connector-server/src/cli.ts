@@ -10,6 +10,7 @@ import { type InspectFlags, inspect } from "./commands/inspect.js";
 import { type ServeFlags, serve } from "./commands/serve.js";
 import { type StatusFlags, status } from "./commands/status.js";
 import { type VerifyFlags, verify } from "./commands/verify.js";
+import { type WarmFlags, warm } from "./commands/warm.js";
 import { HTTP_DEFAULT } from "./config.js";
 import { version } from "./version.js";
 
@@ -20,6 +21,7 @@ Examples:
   kvferry serve --config /etc/kvferry.yaml
   kvferry config check /etc/kvferry.yaml
   kvferry status --json
+  kvferry warm --config /etc/kvferry.yaml --rate 1GiB
   kvferry verify --config /etc/kvferry.yaml --rate 200MiB
   kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
   kvferry inspect --stats --data /mnt/nvme/kv
@@ -44,6 +46,18 @@ Examples:
   kvferry copy posix:/mnt/kv 's3:kv-cache/site-b?region=eu-central-1' --rate 200MiB
   kvferry copy 'posix:/mnt/kv?layout=vllm-fs&adopt=true' 'nvme:/mnt/nvme/kv?capacity=800GiB'
   kvferry copy posix s3 --config /etc/kvferry.yaml --dry-run
+`;
+
+const WARM_HELP = `
+What was used last comes first, and the beginning of a chain before its end. No block has to go for another: it ends when the
+faster tiers are full. Engines' loads come first. Ctrl-C ends it, and what is there stays.
+
+Examples:
+  kvferry warm                                       the server at the default socket
+  kvferry warm --config /etc/kvferry.yaml --bytes 64GiB --rate 1GiB
+  kvferry warm --socket /run/kvferry/kvferry.sock --namespace 3f2a --json
+
+To warm at every start: 'warm: {rate: 1GiB}' in the server's configuration.
 `;
 
 function program(): Command {
@@ -77,6 +91,7 @@ function program(): Command {
     .option("--http <host:port>", "where the server answers", HTTP_DEFAULT)
     .option("--json", "the whole answer as JSON")
     .action((flags: StatusFlags) => status(flags));
+  warmCommand(root);
   maintenance(root);
   root
     .command("doctor [places...]")
@@ -132,6 +147,20 @@ function maintenance(root: Command): void {
   command("inspect [key]", "say where a block is and whether it is sound, or what is stored")
     .option("--stats", "blocks, bytes and ages of every namespace")
     .action((key: string | undefined, flags: InspectFlags) => inspect(key, flags));
+}
+
+function warmCommand(root: Command): void {
+  root
+    .command("warm")
+    .description("have a running server put the hottest blocks of its slower tiers into the faster ones")
+    .option("-c, --config <file>", "the server's configuration (YAML), which names its socket")
+    .option("--socket <path>", "the server's Unix socket")
+    .option("--bytes <size>", "bytes of blocks, at most; default: as much as has room")
+    .option("--rate <size>", "bytes a second, at most, for instance 1GiB")
+    .option("--namespace <digest>", "only this namespace; its first digits are enough")
+    .option("--json", "the whole result as JSON, without a progress bar")
+    .addHelpText("after", WARM_HELP)
+    .action((flags: WarmFlags) => warm(flags));
 }
 
 function copyCommand(root: Command): void {

@@ -23,6 +23,11 @@ export interface LimitsConfig {
   readonly operationsMax?: number;
 }
 
+interface WarmConfig {
+  readonly bytes?: Size;
+  readonly rate?: Size;
+}
+
 /** The configuration file, schema/kvferry.config.schema.json. Everything has a default. */
 export interface ServerConfig {
   readonly socket?: string;
@@ -33,6 +38,8 @@ export interface ServerConfig {
   readonly namespaceIdleMs?: number;
   readonly limits?: LimitsConfig;
   readonly tiers?: readonly TierConfig[];
+  /** Warms the upper tiers at the start. */
+  readonly warm?: WarmConfig;
 }
 
 export interface HttpAddress {
@@ -51,6 +58,11 @@ export interface ResolvedLimits {
   readonly operationsMax: number;
 }
 
+interface ResolvedWarm {
+  readonly bytesMax: number | undefined;
+  readonly rateBytesMax: number | undefined;
+}
+
 export interface ResolvedConfig {
   readonly socket: string;
   /** Whether `socket` is the default, whose folder is ours to make and to check. */
@@ -62,6 +74,8 @@ export interface ResolvedConfig {
   readonly limits: ResolvedLimits;
   /** Fastest first. */
   readonly tiers: readonly ResolvedTier[];
+  /** undefined: not at the start. */
+  readonly warm: ResolvedWarm | undefined;
 }
 
 export const HTTP_DEFAULT = "127.0.0.1:9464";
@@ -70,6 +84,7 @@ export const HTTP_DEFAULT = "127.0.0.1:9464";
  * @throws KvferryError CONFIG_INVALID with `context.field`. */
 export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = process.env): ResolvedConfig {
   const limits = config.limits ?? {};
+  const tiers = resolveTiers(config.tiers ?? [{ backend: "posix", root: defaultRoot(env) }]);
   return {
     socket: config.socket === undefined ? defaultSocket(env) : absolutePath("socket", config.socket),
     socketIsDefault: config.socket === undefined,
@@ -87,8 +102,15 @@ export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = pro
       helloTimeoutMs: limits.helloTimeoutMs ?? 10_000,
       operationsMax: limits.operationsMax ?? 64,
     },
-    tiers: resolveTiers(config.tiers ?? [{ backend: "posix", root: defaultRoot(env) }]),
+    tiers,
+    warm: config.warm === undefined ? undefined : resolveWarm(config.warm, tiers),
   };
+}
+
+function resolveWarm({ bytes, rate }: WarmConfig, tiers: readonly ResolvedTier[]): ResolvedWarm {
+  if (tiers.length < 2)
+    throw invalid("warm", "needs two tiers or more: blocks go from the slower into the faster ones");
+  return { bytesMax: sizeOf("warm.bytes", bytes), rateBytesMax: sizeOf("warm.rate", rate) };
 }
 
 /** Where blocks are kept without a configuration. */

@@ -46,7 +46,23 @@ export interface NamespaceLease {
   release(): void;
 }
 
+/** A namespace that is open for the server itself. */
+export interface NamespaceLoan {
+  readonly storage: NamespaceStorage;
+  /** Whether an earlier loan has kept it open, and no engine has come since. */
+  readonly wasKept: boolean;
+  /** `keep`: it stays open, for an engine to come, until another namespace needs its place. May be called twice. */
+  giveBack(keep: boolean): void;
+}
+
 interface Entry extends OpenNamespace {
+  shape: NamespaceShape;
+  /** No engine has said how vLLM names it. */
+  unnamed: boolean;
+  /** Held by the server itself. */
+  loans: number;
+  /** Open without anyone, for an engine to come. */
+  kept: boolean;
   readonly opened: Promise<void>;
   sessions: number;
   /** Monotonic ms at which the last session left. */
@@ -86,9 +102,26 @@ export class NamespacePool {
       }
       if (entry !== undefined) return this.#join(entry, shape);
       const idle = this.#idleToClose();
-      if (idle === undefined) return this.#join(this.#open(namespace, shape), shape);
+      if (idle === undefined) return this.#join(this.#open(namespace, shape, false), shape);
       await this.#close(idle);
     }
+  }
+
+  /** Opens a namespace without an engine; closes no other one for it.
+   * @returns undefined where there is no place for it, or it is about to close. */
+  async borrow(namespace: Namespace, shape: NamespaceShape): Promise<NamespaceLoan | undefined> {
+    const known = this.#entries.get(namespace.digestHex);
+    if (this.#closed || known?.closing !== undefined) return undefined;
+    if (known === undefined && this.#entries.size >= this.#options.namespacesMax) return undefined;
+    const entry = known ?? this.#open(namespace, shape, shape.vllmFs === undefined);
+    const leave = await this.#hold(entry, "loans");
+    return { storage: entry.storage, wasKept: entry.kept, giveBack: (keep) => leave(keep) };
+  }
+
+  /** As `borrow`, for one that is open. */
+  async borrowOpen(namespace: Namespace): Promise<NamespaceLoan | undefined> {
+    const entry = this.#entries.get(namespace.digestHex);
+    return entry === undefined ? undefined : this.borrow(namespace, entry.shape);
   }
 
   /** Closes all; sessions must have ended. New ones are refused from now on. */
@@ -98,26 +131,35 @@ export class NamespacePool {
   }
 
   async #join(entry: Entry, shape: NamespaceShape): Promise<NamespaceLease> {
+    if (entry.unnamed) {
+      // no tier needed the names, or it could not have been opened without them
+      entry.shape = { ...entry.shape, vllmFs: shape.vllmFs };
+      entry.unnamed = false;
+    }
     checkSameShape(entry.shape, shape);
-    entry.sessions++;
+    const leave = await this.#hold(entry, "sessions");
+    return { namespace: entry.namespace, backend: entry.storage.backend, release: () => leave(false) };
+  }
+
+  /** Keeps it open. Returns the way to let it go. */
+  async #hold(entry: Entry, by: "sessions" | "loans"): Promise<(keep: boolean) => void> {
+    entry[by]++;
     clearTimeout(entry.timer);
-    let held = true;
-    const release = (): void => {
-      if (!held) return;
-      held = false;
-      entry.sessions--;
-      if (entry.sessions === 0) this.#left(entry);
-    };
     try {
       await entry.opened;
     } catch (thrown) {
-      held = false;
       throw toKvferryError(thrown, "open");
     }
-    return { namespace: entry.namespace, backend: entry.storage.backend, release };
+    let held = true;
+    return (keep) => {
+      if (!held) return;
+      held = false;
+      entry[by]--;
+      if (entry.sessions + entry.loans === 0) this.#left(entry, keep);
+    };
   }
 
-  #open(namespace: Namespace, shape: NamespaceShape): Entry {
+  #open(namespace: Namespace, shape: NamespaceShape, unnamed: boolean): Entry {
     const { logger, createStorage } = this.#options;
     const storage = createStorage(namespace, shape);
     const { backend } = storage;
@@ -134,9 +176,12 @@ export class NamespacePool {
     const entry: Entry = {
       namespace,
       shape,
+      unnamed,
       storage,
       opened,
       sessions: 0,
+      loans: 0,
+      kept: false,
       idleSinceMs: 0,
       timer: undefined,
       closing: undefined,
@@ -145,8 +190,10 @@ export class NamespacePool {
     return entry;
   }
 
-  #left(entry: Entry): void {
+  #left(entry: Entry, keep: boolean): void {
     entry.idleSinceMs = this.#clock.monotonicMs();
+    entry.kept = keep;
+    if (keep) return;
     entry.timer = setTimeout(() => void this.#close(entry), this.#options.idleMs);
     entry.timer.unref();
   }
@@ -156,7 +203,7 @@ export class NamespacePool {
     if (this.#entries.size < this.#options.namespacesMax) return undefined;
     let oldest: Entry | undefined;
     for (const entry of this.#entries.values()) {
-      if (entry.sessions > 0) continue;
+      if (entry.sessions + entry.loans > 0) continue;
       if (oldest === undefined || entry.idleSinceMs < oldest.idleSinceMs) oldest = entry;
     }
     if (oldest !== undefined) return oldest;

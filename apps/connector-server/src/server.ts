@@ -13,6 +13,7 @@ import { type ServerStatus, statusOf, tierUsage } from "./status.js";
 import { customStorage, type Storage, startStorage } from "./storage/storage.js";
 import type { ResolvedTier } from "./storage/tier-config.js";
 import { version } from "./version.js";
+import { Warmer } from "./warm/warmer.js";
 
 export interface ServerOptions {
   readonly logger?: Logger;
@@ -55,6 +56,7 @@ class Server implements RunningServer {
   readonly #createBackend: BackendFactory | undefined;
   #storage: Storage | undefined;
   #namespaces: NamespacePool | undefined;
+  #warmer: Warmer | undefined;
   #metrics: ServerMetrics | undefined;
   #unix: UnixServer | undefined;
   #http: HttpServer | undefined;
@@ -92,8 +94,9 @@ class Server implements RunningServer {
         idleMs: namespaceIdleMs,
         namespacesMax: limits.namespacesMax,
       });
+      this.#warmer = new Warmer({ storage, namespaces: this.#namespaces, logger: this.#logger });
       this.#metrics = this.#createMetrics(registry, storage, this.#namespaces);
-      this.#listen(this.#namespaces, this.#metrics);
+      this.#listen(this.#namespaces, this.#metrics, this.#warmer);
       if (this.config.http !== undefined) await this.#serveHttp(this.config.http, this.#metrics);
     } catch (thrown) {
       this.#unix?.close();
@@ -104,6 +107,16 @@ class Server implements RunningServer {
       { version, pid: process.pid, socket: this.socket, http: this.http, tiers: tiers.map(({ name }) => name) },
       "ready for engines",
     );
+    this.#warmAtStart(this.#warmer);
+  }
+
+  /** In the background: engines need not wait for it. */
+  #warmAtStart(warmer: Warmer): void {
+    const { warm } = this.config;
+    if (warm === undefined) return;
+    warmer.run("start", { ...warm, namespace: "" }).catch((thrown: unknown) => {
+      this.#logger.warn({ error: String(thrown) }, "could not warm the tiers");
+    });
   }
 
   async status(): Promise<ServerStatus> {
@@ -115,6 +128,7 @@ class Server implements RunningServer {
       sessions: this.#sessions,
       storage: this.#opened(this.#storage),
       namespaces: this.#opened(this.#namespaces),
+      warm: this.#warmer?.status,
       metrics: this.#opened(this.#metrics),
     });
   }
@@ -131,6 +145,7 @@ class Server implements RunningServer {
   async #runClose(): Promise<boolean> {
     this.#logger.info({ sessions: this.#sessions.size }, "draining");
     this.#unix?.close();
+    const warmed = this.#warmer?.stop();
     for (const session of this.#sessions) session.drain();
     let ended = await this.#sessionsEnd(this.config.drainTimeoutMs);
     if (!ended) {
@@ -143,13 +158,14 @@ class Server implements RunningServer {
       this.#logger.error({ sessions: this.#sessions.size }, "I/O is still under way; the end of the process ends it");
       return false;
     }
-    const released = await endsWithin(RELEASE_MS, this.#release());
+    const released = await endsWithin(RELEASE_MS, this.#release(warmed));
     if (released) this.#logger.info({}, "ended");
     else this.#logger.error({}, "storage that does not answer is left as it is; the end of the process ends it");
     return released;
   }
 
-  async #release(): Promise<void> {
+  async #release(warmed: Promise<void> | undefined): Promise<void> {
+    await warmed;
     await this.#namespaces?.close();
     await this.#storage?.close();
   }
@@ -171,13 +187,14 @@ class Server implements RunningServer {
     });
   }
 
-  #listen(namespaces: NamespacePool, metrics: ServerMetrics): void {
+  #listen(namespaces: NamespacePool, metrics: ServerMetrics, warmer: Warmer): void {
     const { limits } = this.config;
     const context: SessionContext = {
       identity: { name: "kvferry", version, pid: process.pid },
       limits,
       deadlineMs: Math.max(...this.config.tiers.map((tier) => tier.deadlineMs)),
       namespaces,
+      warmer,
       metrics,
       logger: this.#logger,
       warnings: new Throttle(),

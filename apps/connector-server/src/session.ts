@@ -18,6 +18,7 @@ import {
   type HelloMessage,
   PROTOCOL_VERSION,
   type ServerMessage,
+  type WarmMessage,
 } from "@kvferry/protocol";
 import type { ResolvedLimits } from "./config.js";
 import type { Throttle } from "./log.js";
@@ -25,6 +26,8 @@ import type { ServerMetrics } from "./metrics.js";
 import type { NamespaceLease, NamespacePool } from "./namespaces.js";
 import { type ClientRegion, checkRegion, mapClientRegion } from "./region.js";
 import { Requests } from "./requests.js";
+import { answerWarm } from "./warm/answer-warm.js";
+import type { Warmer } from "./warm/warmer.js";
 
 /** What all sessions share. */
 export interface SessionContext {
@@ -33,6 +36,7 @@ export interface SessionContext {
   /** Ms that a store or load may take. */
   readonly deadlineMs: number;
   readonly namespaces: NamespacePool;
+  readonly warmer: Warmer;
   readonly metrics: ServerMetrics;
   readonly logger: Logger;
   /** For lines that any client can cause. */
@@ -61,8 +65,8 @@ const REMOVED_KEYS_MAX = 65_536;
 const FLUSH_POLL_MS = 10;
 const nothing = new Uint8Array(0);
 
-/** greeting: HELLO has not come. opening: it is being answered. ending: no more requests are read; I/O ends. */
-type State = "greeting" | "opening" | "open" | "ending" | "closed";
+/** greeting: HELLO has not come. opening: it is being answered. warming: WARM came instead. ending: no more requests are read; I/O ends. */
+type State = "greeting" | "opening" | "warming" | "open" | "ending" | "closed";
 
 let lastSessionId = 0;
 
@@ -88,6 +92,8 @@ export class Session {
   #lease: NamespaceLease | undefined;
   #region: ClientRegion | undefined;
   #requests: Requests | undefined;
+  /** Ends what WARM has begun. */
+  readonly #warming: AbortController = new AbortController();
   #stopListening: (() => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
   #peerGone = false;
@@ -199,11 +205,13 @@ export class Session {
       const body = this.#decoder.next();
       if (body === undefined) return;
       const message = decodeClientMessage(body);
-      if (this.#state === "greeting") {
+      if (this.#state === "greeting" && message.t === "warm") {
+        void this.#warm(message);
+      } else if (this.#state === "greeting") {
         if (message.t !== "hello") throw new KvferryError("PROTOCOL", `the first message is HELLO, not '${message.t}'`);
         void this.#greet(message);
-      } else if (message.t === "hello") {
-        throw new KvferryError("PROTOCOL", "HELLO came twice");
+      } else if (message.t === "hello" || message.t === "warm") {
+        throw new KvferryError("PROTOCOL", `'${message.t}' came after HELLO`);
       } else {
         this.#requests?.handle(message);
       }
@@ -211,6 +219,18 @@ export class Session {
     if (this.#state === "opening" && this.#decoder.bufferedBytes > FRAME_BYTES_MAX_BEFORE_HELLO) {
       throw new KvferryError("PROTOCOL", `more than ${FRAME_BYTES_MAX_BEFORE_HELLO} bytes before HELLO was answered`);
     }
+  }
+
+  async #warm(message: WarmMessage): Promise<void> {
+    this.#state = "warming";
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    try {
+      await answerWarm(message, this.#context.warmer, this.#warming.signal, (each) => this.#send(each));
+    } catch (thrown) {
+      this.#fatal(toKvferryError(thrown, "warm"));
+    }
+    this.#end("warmed", false);
   }
 
   async #greet(hello: HelloMessage): Promise<void> {
@@ -332,6 +352,7 @@ export class Session {
     if (this.#state === "ending" || this.#state === "closed") return;
     const wasOpening = this.#state === "opening";
     this.#state = "ending";
+    this.#warming.abort();
     this.#decoder.clear();
     clearTimeout(this.#timer);
     this.#timer = undefined;

@@ -6,6 +6,7 @@ import type { Session, SessionStatus } from "./session.js";
 import type { NamespaceTier, Storage } from "./storage/storage.js";
 import type { TierQueue, TierRuntime } from "./storage/tier-runtime.js";
 import { version } from "./version.js";
+import type { WarmStatus } from "./warm/warmer.js";
 
 export interface NamespaceStatus {
   readonly digest: string;
@@ -53,6 +54,8 @@ export interface ServerStatus {
   /** Fastest first. */
   readonly tiers: readonly TierStatus[];
   readonly counters: readonly CounterStatus[];
+  /** The last warming, or the one under way; left out if there was none. */
+  readonly warm?: WarmStatus | undefined;
 }
 
 export interface StatusParts {
@@ -63,6 +66,7 @@ export interface StatusParts {
   readonly sessions: Iterable<Session>;
   readonly storage: Storage;
   readonly namespaces: NamespacePool;
+  readonly warm: WarmStatus | undefined;
   readonly metrics: ServerMetrics;
 }
 
@@ -79,6 +83,7 @@ export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
     namespaces: await Promise.all(parts.namespaces.list().map(namespaceStatus)),
     tiers: parts.storage.tiers.map(tierStatus),
     counters: parts.metrics.status(),
+    ...(parts.warm === undefined ? {} : { warm: parts.warm }),
   };
 }
 

@@ -67,6 +67,13 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     this.#policy = policy;
   }
 
+  /** Blocks that it takes now, at least, without letting any go.
+   * @throws KvferryError NOT_OPEN unless it is open. */
+  get roomBlocks(): number {
+    if (this.state !== "open") throw new KvferryError("NOT_OPEN", "host-memory: it is not open");
+    return this.#slots.freeSlots + this.#arena.freeExtents * this.#slots.extentSlotsMin;
+  }
+
   onEvicting(listener: EvictingListener): () => void {
     return this.#evicting.add(listener);
   }

@@ -48,6 +48,13 @@ export class Slots {
     return this.#free.length;
   }
 
+  /** Slots that any extent has, at least. */
+  get extentSlotsMin(): number {
+    const { strideBytes } = this;
+    if (this.#extentBytes % strideBytes === 0) return this.#extentBytes / strideBytes;
+    return Math.floor((this.#extentBytes - this.#blockBytes) / strideBytes);
+  }
+
   /** Adds an extent; how many slots it has. */
   add(number: number, nowMs: number): number {
     const first = Math.ceil((number * this.#extentBytes) / this.strideBytes);

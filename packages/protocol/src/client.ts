@@ -305,6 +305,8 @@ class Link {
         if (message.id === undefined) this.#fail(errorFromMessage(message));
         else this.take(message.id)?.reject(errorFromMessage(message));
         return;
+      case "warming":
+        throw new KvferryError("PROTOCOL", "the server sent 'warming', which only WARM is answered by");
       default:
         this.#answer(message);
     }

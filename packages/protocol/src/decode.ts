@@ -17,6 +17,8 @@ import type {
   ServerMessage,
   StoreMessage,
   VllmFsNames,
+  WarmingMessage,
+  WarmMessage,
   WelcomeMessage,
 } from "./messages.js";
 import { decodeBody } from "./msgpack.js";
@@ -43,6 +45,8 @@ export function decodeClientMessage(body: Uint8Array): ClientMessage {
       return { t: "ping", id: idOf(fields) };
     case "hello":
       return hello(fields);
+    case "warm":
+      return warm(fields);
     default:
       throw fields.wrong("t", `is '${type.slice(0, 32)}', which is no message that a client sends`);
   }
@@ -70,6 +74,8 @@ export function decodeServerMessage(body: Uint8Array): ServerMessage {
       return { t: "removed", keys: fields.binary("keys"), reason: reasonOf(fields) };
     case "drain":
       return { t: "drain" };
+    case "warming":
+      return warming(fields);
     case "error":
       return errorOf(fields);
     case "welcome":
@@ -159,6 +165,35 @@ function welcome(fields: Fields): WelcomeMessage {
     requestsMax: fields.integer("requestsMax", 1, 2 ** 31),
     batchKeysMax: fields.integer("batchKeysMax", 1, 2 ** 31),
   };
+}
+
+function warm(fields: Fields): WarmMessage {
+  const bytesOf = (name: "bytes" | "rate"): number | null =>
+    fields.has(name) ? fields.integer(name, 1, Number.MAX_SAFE_INTEGER) : null;
+  return {
+    t: "warm",
+    version: fields.integer("version", 1, 2 ** 31),
+    bytes: bytesOf("bytes"),
+    rate: bytesOf("rate"),
+    namespace: fields.text("namespace", TEXT_LENGTH_MAX),
+  };
+}
+
+function warming(fields: Fields): WarmingMessage {
+  return {
+    t: "warming",
+    done: fields.boolean("done"),
+    state: fields.text("state", TEXT_LENGTH_MAX),
+    ms: fields.integer("ms", 0, Number.MAX_SAFE_INTEGER),
+    counts: integersOf(fields, "counts"),
+    tiers: integersOf(fields, "tiers"),
+  };
+}
+
+function integersOf(fields: Fields, name: string): Record<string, number> {
+  const map = fields.map(name);
+  const names = Object.keys(fields.raw(name));
+  return Object.fromEntries(names.map((each) => [each, map.integer(each, 0, Number.MAX_SAFE_INTEGER)]));
 }
 
 function errorOf(fields: Fields): ErrorMessage {

@@ -43,6 +43,19 @@ function wireForm(message: ClientMessage | ServerMessage): unknown {
           bytes: wireInteger(each.bytes),
         })),
       };
+    case "warm":
+      return {
+        ...message,
+        bytes: message.bytes && wireInteger(message.bytes),
+        rate: message.rate && wireInteger(message.rate),
+      };
+    case "warming":
+      return {
+        ...message,
+        ms: wireInteger(message.ms),
+        counts: wireIntegers(message.counts),
+        tiers: wireIntegers(message.tiers),
+      };
     case "done":
       return message.us > 0xffff_ffff ? { ...message, us: wireInteger(message.us) } : message;
     default:
@@ -53,6 +66,10 @@ function wireForm(message: ClientMessage | ServerMessage): unknown {
 /** msgpackr writes numbers of more than 32 bits as floats; a BigInt becomes an integer of 64 bits. */
 function wireInteger(value: number): number | bigint {
   return value > 0xffff_ffff ? BigInt(value) : value;
+}
+
+function wireIntegers(values: Readonly<Record<string, number>>): Record<string, number | bigint> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, wireInteger(value)]));
 }
 
 const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;

@@ -38,6 +38,8 @@ export type {
   StatesMessage,
   StoreMessage,
   VllmFsNames,
+  WarmingMessage,
+  WarmMessage,
   WelcomeMessage,
 } from "./messages.js";
 export { decodeBody, type WireMap, type WireValue } from "./msgpack.js";

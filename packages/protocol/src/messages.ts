@@ -46,6 +46,18 @@ export interface HelloMessage {
   readonly events: boolean;
 }
 
+/** Instead of HELLO: asks the server to put the hottest blocks of its slower tiers into the faster ones. The end of the stream ends it. */
+export interface WarmMessage {
+  readonly t: "warm";
+  readonly version: number;
+  /** Payload bytes, at most; null: as much as has room. */
+  readonly bytes: number | null;
+  /** Payload bytes a second, at most; null: no bound. */
+  readonly rate: number | null;
+  /** First digits of a namespace's digest; "" for all. */
+  readonly namespace: string;
+}
+
 export interface LookupMessage {
   readonly t: "lookup";
   readonly id: number;
@@ -80,7 +92,7 @@ export interface PingMessage {
 }
 
 export type RequestMessage = LookupMessage | StoreMessage | LoadMessage | CancelMessage | PingMessage;
-export type ClientMessage = HelloMessage | RequestMessage;
+export type ClientMessage = HelloMessage | WarmMessage | RequestMessage;
 
 export interface WelcomeMessage {
   readonly t: "welcome";
@@ -122,6 +134,20 @@ export interface DrainMessage {
   readonly t: "drain";
 }
 
+/** How far the warming is; comes again and again, and the last one is done. */
+export interface WarmingMessage {
+  readonly t: "warming";
+  readonly done: boolean;
+  /** listing, loading, done, full, bytes, stopped, failed. */
+  readonly state: string;
+  /** Since it began. */
+  readonly ms: number;
+  /** Numbers by name: of blocks, bytes and namespaces. */
+  readonly counts: Readonly<Record<string, number>>;
+  /** Blocks put into each tier, by its name. */
+  readonly tiers: Readonly<Record<string, number>>;
+}
+
 /** With `id` that request has failed as a whole; without, the connection is over. */
 export interface ErrorMessage {
   readonly t: "error";
@@ -137,5 +163,6 @@ export type ServerMessage =
   | DoneMessage
   | PongMessage
   | RemovedMessage
+  | WarmingMessage
   | DrainMessage
   | ErrorMessage;

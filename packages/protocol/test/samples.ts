@@ -42,6 +42,8 @@ export const clientMessages: readonly ClientMessage[] = [
   { t: "load", id: 0, keys: bytes(36), slots: Uint32Array.of(7) },
   { t: "cancel", id: 3, target: 2 },
   { t: "ping", id: 4 },
+  { t: "warm", version: 1, bytes: null, rate: null, namespace: "" },
+  { t: "warm", version: 1, bytes: 2 ** 40, rate: 2 ** 30, namespace: "0a1b" },
 ];
 
 /** One of each. */
@@ -58,6 +60,14 @@ export const serverMessages: readonly ServerMessage[] = [
   { t: "done", id: 2, outcomes: bytes(2), codes: bytes(2), us: 12_345 },
   { t: "done", id: 2, outcomes: bytes(0), codes: bytes(0), us: 2 ** 40 },
   { t: "pong", id: 4 },
+  {
+    t: "warming",
+    done: false,
+    state: "loading",
+    ms: 2 ** 33,
+    counts: { loadedBlocks: 3, loadedBytes: 2 ** 40 },
+    tiers: { memory: 3 },
+  },
   { t: "removed", keys: bytes(36), reason: "evicted" },
   { t: "drain" },
   { t: "error", id: 9, code: "BUSY", message: "too many", context: { field: "keys", most: 5, yes: true } },

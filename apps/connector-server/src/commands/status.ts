@@ -1,6 +1,7 @@
 import { KvferryError } from "@kvferry/core";
 import { parseHttp } from "../config.js";
 import type { ServerStatus } from "../status.js";
+import { warmText } from "./warm.js";
 
 export interface StatusFlags {
   readonly http: string;
@@ -45,6 +46,7 @@ function summary(status: ServerStatus): string {
       ),
       ...(Object.values(misses).some((count) => count > 0) ? [`  misses   ${counted(misses)}`] : []),
     ]),
+    ...(status.warm === undefined ? [] : [`warming    ${warmText(status.warm)}`]),
     ...status.counters.map(({ operation, requests, failed, keys }) => {
       const outcomes = counted(keys);
       return `${operation.padEnd(10)} ${requests} requests, ${failed} failed${outcomes === "" ? "" : `; ${outcomes}`}`;

@@ -1,5 +1,6 @@
 import { KvferryError, storedBlockBytes } from "@kvferry/core";
 import { type LayeredBackend, withTierLayers } from "../layers.js";
+import { freeBytesOf } from "../storage/room.js";
 import type { ResolvedTier } from "../storage/tier-config.js";
 import type { StoredNamespace, TierRuntime } from "../storage/tier-runtime.js";
 import { type CopyCounts, type CopyOptions, copyBlocks, countMissing } from "./copy-blocks.js";
@@ -60,21 +61,8 @@ function checkVllmFolders(adopt: boolean, chosen: readonly StoredNamespace[]): v
 
 /** Blocks that a tier can take by what is known of it, without giving up others; Infinity without a capacity. */
 async function roomBlocksOf(tier: TierRuntime, blockBytes: number): Promise<number> {
-  const { capacityBytes } = tier;
   if (tier.roomBlocks !== undefined) return tier.roomBlocks(blockBytes);
-  if (capacityBytes === undefined) return Number.POSITIVE_INFINITY;
-  let usedBytes = 0;
-  for (const stored of await tier.namespaces()) {
-    const backend = tier.createBackend(stored.namespace, stored);
-    await backend.open(stored);
-    try {
-      usedBytes += (await backend.usage()).bytes;
-    } finally {
-      await backend.close();
-    }
-  }
-  const keptFreeBytes = capacityBytes / 64; // evicted ahead, so that the next store need not wait
-  return Math.max(0, Math.floor((capacityBytes - keptFreeBytes - usedBytes) / storedBlockBytes(blockBytes)));
+  return Math.floor((await freeBytesOf(tier)) / storedBlockBytes(blockBytes));
 }
 
 /** Copies one namespace; opening it in TO leaves its record there.

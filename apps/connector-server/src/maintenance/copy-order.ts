@@ -48,8 +48,10 @@ function withAncestors(
   return chain.reverse();
 }
 
+type UseTimes = Pick<ScanEntry, "storedAtMs" | "usedAtMs">;
+
 /** Array.sort keeps the order of equals: that of the listing, in which some storages have the order of their stores. */
-function hotterFirst(a: ScanEntry, b: ScanEntry): number {
+export function hotterFirst(a: UseTimes, b: UseTimes): number {
   return timeOf(b.usedAtMs) - timeOf(a.usedAtMs) || a.storedAtMs - b.storedAtMs;
 }
 

@@ -1,3 +1,4 @@
+import { HostMemoryBackend } from "@kvferry/backend-host-memory";
 import {
   type CircuitState,
   type EvictionSource,
@@ -39,6 +40,8 @@ export interface NamespaceTier {
   readonly name: string;
   readonly backend: OffloadBackend;
   circuit(): CircuitState;
+  /** Blocks that it surely takes now without giving up others; undefined where that takes a count of what is there (`freeBytesOf`). */
+  roomBlocks(): number | undefined;
 }
 
 /** What serves a namespace: one backend, and the tiers in it, fastest first. */
@@ -47,6 +50,8 @@ export interface NamespaceStorage {
   readonly tiers: readonly NamespaceTier[];
   /** Keys that were not found, by reason, since it was opened. */
   misses(): Readonly<Record<string, number>>;
+  /** As of `TieredStore`. */
+  readonly fills: Pick<TieredStore, "fill" | "tiersOf">;
 }
 
 /** Everything below the sessions: the tiers, and how they become one backend for a namespace. */
@@ -80,7 +85,7 @@ export async function startStorage(
     tiers,
     createBackend: (namespace, shape, sink) =>
       compose(
-        tiers.map((tier, i) => ({ config: configs[i] as ResolvedTier, backend: tier.createBackend(namespace, shape) })),
+        tiers.map((tier, i) => partOf(tier, configs[i] as ResolvedTier, namespace, shape)),
         limits,
         sink,
       ),
@@ -97,7 +102,7 @@ export function customStorage(createBackend: BackendFactory, config: ResolvedTie
   return {
     tiers: [],
     createBackend: (namespace, shape, sink) =>
-      compose([{ config, backend: createBackend(namespace, shape) }], limits, sink),
+      compose([{ config, backend: createBackend(namespace, shape), roomBlocks: () => undefined }], limits, sink),
     problem: async () => undefined,
     close: async () => {},
   };
@@ -131,13 +136,22 @@ function startTier(
 interface TierPart {
   readonly config: ResolvedTier;
   readonly backend: OffloadBackend;
+  roomBlocks(): number | undefined;
+}
+
+function partOf(tier: TierRuntime, config: ResolvedTier, namespace: Namespace, shape: NamespaceShape): TierPart {
+  const backend = tier.createBackend(namespace, shape);
+  const roomBlocks = (): number | undefined =>
+    backend instanceof HostMemoryBackend ? backend.roomBlocks : tier.roomBlocks?.(shape.blockBytes);
+  return { config, backend, roomBlocks };
 }
 
 /** Every tier stands behind its own breaker, so that one that fails is skipped. */
 function compose(parts: readonly TierPart[], { operationsMax }: StorageLimits, sink: MetricsSink): NamespaceStorage {
   const several = parts.length > 1;
-  const tiers = parts.map(({ config: { name, deadlineMs }, backend }) => ({
+  const tiers = parts.map(({ config: { name, deadlineMs }, backend, roomBlocks }) => ({
     name,
+    roomBlocks,
     ...withTierLayers(backend, { deadlineMs, name, ...(several ? { sink } : {}) }),
   }));
   const name = several ? ALL_TIERS : (tiers[0] as NamespaceTier).name;
@@ -150,6 +164,7 @@ function compose(parts: readonly TierPart[], { operationsMax }: StorageLimits, s
     backend: withCallLayers(store, { operationsMax, name, sink }),
     tiers,
     misses: () => (store.state === "open" ? store.missReasons().counts() : {}),
+    fills: store,
   };
 }
 

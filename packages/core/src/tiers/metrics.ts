@@ -1,7 +1,7 @@
 import type { MetricDefinition } from "../layers/metrics.js";
 
 /** Every metric of a tiered store, so that an exporter can register them before they are used. Label values: `reason` as in `MISS_REASONS`; `tier` the name
- * of the tier that was to get the blocks; `move` promotion, cascade or write-back; `result` done, dropped (the tier is behind or down, or the
+ * of the tier that was to get the blocks; `move` promotion, cascade, write-back or warm; `result` done, dropped (the tier is behind or down, or the
  * block went before its turn) or failed. */
 export const TIER_METRICS: readonly MetricDefinition[] = Object.freeze([
   {
@@ -25,5 +25,5 @@ export const TIER_METRICS: readonly MetricDefinition[] = Object.freeze([
 ] satisfies MetricDefinition[]);
 
 /** Why a block is copied to another tier. */
-export type Move = "promotion" | "cascade" | "write-back";
+export type Move = "promotion" | "cascade" | "write-back" | "warm";
 export type MoveResult = "done" | "dropped" | "failed";

@@ -4,6 +4,7 @@ import { type BatchResult, Outcome } from "../outcomes.js";
 import type { Region } from "../region.js";
 import type { LeavingBlocks } from "./evictions.js";
 import type { Move } from "./metrics.js";
+import { countMoves } from "./moves.js";
 import { noteStored } from "./noting.js";
 import { fastest, type StoreParts, upMask } from "./parts.js";
 import type { Tier } from "./tier.js";
@@ -221,19 +222,7 @@ export class Mover {
     const batch = { keys, region, slots: Uint32Array.from(good, (i) => slots[i] as number) };
     const result = await this.#tier.store(batch, { signal: stopping, priority: "store" });
     await noteStored(map, this.#tier, keys, goodRows, result);
-    this.#count(result, move);
-  }
-
-  #count({ outcomes }: BatchResult, move: Move): void {
-    let [done, dropped, failed] = [0, 0, 0];
-    for (const outcome of outcomes) {
-      if (outcome === Outcome.FAILED) failed++;
-      else if (outcome === Outcome.DROPPED) dropped++;
-      else done++;
-    }
-    if (done > 0) this.#parts.moved(this.#tier, move, "done", done);
-    if (dropped > 0) this.#parts.moved(this.#tier, move, "dropped", dropped);
-    if (failed > 0) this.#parts.moved(this.#tier, move, "failed", failed);
+    countMoves(this.#parts, this.#tier, move, result);
   }
 
   #tellLost(keys: KeyBatch): void {

@@ -10,6 +10,7 @@ import { createMemoryRegion } from "../region.js";
 import type { AuthorScanOptions, ScanPage } from "../scan.js";
 import { BlockMap } from "./block-map.js";
 import type { LeavingBlocks } from "./evictions.js";
+import { Fills } from "./fills.js";
 import { listTier, scanTiers } from "./listing.js";
 import { Loads } from "./loads.js";
 import { Lookups } from "./lookups.js";
@@ -48,6 +49,7 @@ interface OpenStore {
   readonly loads: Loads;
   readonly stores: Stores;
   readonly lookups: Lookups;
+  readonly fills: Fills;
 }
 
 /**
@@ -111,6 +113,37 @@ export class TieredStore extends OffloadBackend {
     await Promise.all(this.#store.parts.movers.map((mover) => mover.idle()));
   }
 
+  /** Which tiers are known to have these blocks: a byte a key, bit i for tier i, from fast to slow. Asks no tier, and is no use of a block. Waits until the
+   * tiers that nobody else stores into have been listed.
+   * @throws KvferryError NOT_OPEN before `open`. */
+  async tiersOf(keys: KeyBatch): Promise<Uint8Array> {
+    await this.#listingOwn;
+    const { map } = this.#store.parts;
+    return Uint8Array.from(map.find(keys), (row) => map.tiers(row));
+  }
+
+  /**
+   * Puts blocks into a tier before anyone asks for them, each from the fastest tier that has it sound. Comes after loads of engines, and takes a quarter of the staging memory
+   * at most. The tier makes room for them as for any store: whoever must not evict asks for no more than it has room for.
+   *
+   * @param tier its name.
+   * @returns for each key STORED, PRESENT, DROPPED (the tier takes it not), MISS (no tier has it), CORRUPT or FAILED.
+   * @throws KvferryError INVALID_ARGUMENT for a tier that is not there, NOT_OPEN before `open`.
+   */
+  async fill(
+    tier: string,
+    keys: KeyBatch,
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<BatchResult> {
+    const target = this.#tiers.find(({ name }) => name === tier);
+    if (target !== undefined) return this.#store.fills.fill(target, keys, signal);
+    const names = this.#tiers.map(({ name }) => name).join(", ");
+    throw new KvferryError("INVALID_ARGUMENT", `fill: there is no tier ${tier}; there are ${names}`, {
+      operation: "fill",
+      context: { field: "tier" },
+    });
+  }
+
   protected override async _open(context: AuthorContext): Promise<void> {
     for (const tier of this.#tiers) {
       tier.opened(context.clock, context.logger);
@@ -121,7 +154,13 @@ export class TieredStore extends OffloadBackend {
       }
     }
     const parts = this.#makeParts(context);
-    this.#open = { parts, loads: new Loads(parts), stores: new Stores(parts), lookups: new Lookups(parts) };
+    this.#open = {
+      parts,
+      loads: new Loads(parts),
+      stores: new Stores(parts),
+      lookups: new Lookups(parts),
+      fills: new Fills(parts),
+    };
     for (const { backend, name } of this.#tiers) {
       try {
         await backend.open(context);
@@ -194,6 +233,7 @@ export class TieredStore extends OffloadBackend {
     this.#stopping.abort();
     await this.#listing;
     if (this.#open !== undefined) await Promise.all(this.#open.parts.movers.map((mover) => mover.idle()));
+    await this.#open?.fills.idle();
     this.#open?.lookups.close();
     const closed = await Promise.allSettled(this.#tiers.map(({ backend }) => backend.close()));
     if (this.#options.sink !== undefined) this.#tellSink();
