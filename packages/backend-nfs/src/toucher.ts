@@ -22,7 +22,9 @@ export class Toucher {
   /** Folders, and how often each is still to be touched. */
   readonly #due: Map<string, number> = new Map();
   #timer: NodeJS.Timeout | undefined;
+  #isTouching = false;
   #touching: Promise<void> = Promise.resolve();
+  #closing = false;
 
   constructor(options: ToucherOptions) {
     this.#options = options;
@@ -35,17 +37,18 @@ export class Toucher {
 
   /** Touches what is due a last time. */
   async close(): Promise<void> {
+    this.#closing = true;
     clearTimeout(this.#timer);
-    if (this.#due.size > 0) {
-      await new Promise((resolve) => setTimeout(resolve, this.#options.delayMs));
-      this.#touch();
-      clearTimeout(this.#timer);
-    }
+    await this.#touching;
+    if (this.#due.size === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, this.#options.delayMs));
+    this.#touch();
     await this.#touching;
   }
 
+  /** One time after the other: on a slow server they would pile up, and what was stored last would have to wait for all of them. */
   #start(): void {
-    if (this.#due.size === 0 || this.#timer !== undefined) return;
+    if (this.#due.size === 0 || this.#timer !== undefined || this.#isTouching || this.#closing) return;
     // nodes that store at the same time must not touch at the same time
     this.#timer = setTimeout(() => this.#touch(), this.#options.delayMs * (1 + Math.random()));
   }
@@ -57,10 +60,13 @@ export class Toucher {
       if (left > 1) this.#due.set(folder, left - 1);
       else this.#due.delete(folder);
     }
-    this.#touching = this.#options.files.stampFolders(folders, true, AbortSignal.timeout(TOUCH_MS)).then(
-      () => {},
-      () => {}, // the storage is in trouble: then other hosts may miss a block, and compute it again
-    );
-    this.#start();
+    this.#isTouching = true;
+    this.#touching = this.#options.files
+      .stampFolders(folders, true, AbortSignal.timeout(TOUCH_MS))
+      .catch(() => {}) // the storage is in trouble: then other hosts may miss a block, and compute it again
+      .then(() => {
+        this.#isTouching = false;
+        this.#start();
+      });
   }
 }

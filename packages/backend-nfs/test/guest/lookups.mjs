@@ -12,6 +12,8 @@ const FOLDERS = 256;
 const BLOCKS = 10_000;
 const BATCH = 500;
 const PLAIN_FILES = 300;
+/** Less than what the kernel believes a name to be missing for: acdirmin, 30 s. */
+const LATE_MS_MAX = 15_000;
 
 const statesOf = (states) => ({ hits: count(states, LookupState.HIT), misses: count(states, LookupState.MISS) });
 
@@ -52,19 +54,24 @@ describe(`lookups over NFS ${version}`, async () => {
     const facts = { found: statesOf(found.value).hits, sent: found.sent, ms: found.ms, lookupsMeanwhile: lookups };
     tell(`${version} of 10,000 stored by the other node, after negativeTtlMs`, facts);
     tell(`${version} the same with a plain stat, as vLLM's fs tier does, of ${PLAIN_FILES}`, { found: plain.found() });
-    for (const [i, state] of found.value.entries()) {
-      if (state === LookupState.HIT) continue;
-      const hex = keyHex(keysOf(i, 1).bytes);
-      const path = `${namespace.digestHex}/blocks/${hex.slice(0, 2)}/${hex}.kvb`;
-      const onServer = exists(join("/run/export", one.split("/").at(-1), path));
-      tell(`${version} missed block ${i}`, {
-        onServer,
-        onClient: exists(join(two, path)),
-        again: [...(await c2.lookup(keysOf(i, 1)))],
-      });
+    // a machine that is busy with other things lets the storing node touch its folders late: then it takes more of these, but never until the kernel's
+    // caches end by themselves
+    let states = found.value;
+    for (const storedMs = performance.now(); states.includes(LookupState.MISS); states = await c2.lookup(keys)) {
+      const lateMs = performance.now() - storedMs;
+      tell(`${version} missing still`, { lateMs: Math.round(lateMs), ...missedOf(states) });
+      assert.ok(lateMs < LATE_MS_MAX, "missing for good");
+      await sleep(TTL_MS);
     }
-    assert.deepEqual(statesOf(found.value), { hits: BLOCKS, misses: 0 });
   });
+
+  /** What is not found: how many, and whether c1's kernel has the first of them, and c2's. */
+  function missedOf(states) {
+    const first = states.indexOf(LookupState.MISS);
+    const hex = keyHex(keysOf(first, 1).bytes);
+    const path = join(namespace.digestHex, "blocks", hex.slice(0, 2), `${hex}.kvb`);
+    return { blocks: count(states, LookupState.MISS), first, c1: exists(join(one, path)), c2: exists(join(two, path)) };
+  }
 
   /** Files of c1 that c2 has asked for by their paths before they were there. */
   function plainFiles() {
