@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Toucher } from "../src/toucher.js";
 
+const SOON = { timeout: 60_000 };
+
 /** A server that takes its time; notes what it was asked for, and how many questions it had at once. */
 function slowServer() {
   const seen = { folders: [] as string[][], atOnce: 0, atOnceMost: 0 };
@@ -16,7 +18,7 @@ function slowServer() {
   return { files, seen };
 }
 
-describe("touching folders of a server that is slower than they come due", () => {
+describe("touching folders of a server that is slower than they come due", { timeout: 120_000 }, () => {
   it("waits for one time before the next, and touches each folder twice after its last block", async () => {
     const { files, seen } = slowServer();
     const toucher = new Toucher({ files, delayMs: 1 });
@@ -27,8 +29,8 @@ describe("touching folders of a server that is slower than they come due", () =>
     }
     const asked = seen.folders.length;
     toucher.touchLater(["last"]);
-    await expect.poll(() => seen.folders.filter((folders) => folders.includes("last")).length).toBe(2);
-    await expect.poll(() => seen.atOnce).toBe(0);
+    await expect.poll(() => seen.folders.filter((folders) => folders.includes("last")).length, SOON).toBe(2);
+    await expect.poll(() => seen.atOnce, SOON).toBe(0);
     await toucher.close();
     expect(seen.atOnceMost).toBe(1);
     const all = seen.folders.flat();
