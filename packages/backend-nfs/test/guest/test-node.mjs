@@ -37,7 +37,7 @@ export class TestNode {
     node.#http = `127.0.0.1:${port}`;
     const tiers = [
       { backend: "memory", capacity: memoryBlocks * BLOCK_BYTES },
-      { backend: "nfs", root, negativeTtlMs, threads: 4, deadlineMs: DEADLINE_MS },
+      { backend: "nfs", root, capacity: "512MiB", negativeTtlMs, threads: 4, deadlineMs: DEADLINE_MS },
     ];
     writeFileSync(node.#file, JSON.stringify({ socket: node.#socket, http: node.#http, drainTimeoutMs: 1000, tiers }));
     await node.restart();
