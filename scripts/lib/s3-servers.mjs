@@ -2,10 +2,11 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { rm } from "node:fs/promises";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { freePort, untilListening } from "./listening.mjs";
 import { killGroup, runToEnd, start } from "./processes.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
@@ -102,7 +103,7 @@ export async function startS3Server(name, { parent = scratchFolder() } = {}) {
     await rm(data, { recursive: true, force: true });
   };
   try {
-    await listening(port, server);
+    await untilListening(() => answers(port), server, { name: "the server", msMax: START_MS_MAX });
   } catch (error) {
     await stop();
     throw error;
@@ -122,31 +123,6 @@ function scratchFolder() {
   if (!existsSync(memory)) return tmpdir();
   const { bavail, bsize } = statfsSync(memory);
   return bavail * bsize >= MEMORY_BYTES_MIN ? memory : tmpdir();
-}
-
-function freePort() {
-  return new Promise((done, failed) => {
-    const server = createServer();
-    server.on("error", failed);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => done(port));
-    });
-  });
-}
-
-async function listening(port, server) {
-  const until = performance.now() + START_MS_MAX;
-  let over = false;
-  server.ended.then(() => {
-    over = true;
-  });
-  while (!(await answers(port))) {
-    if (over || performance.now() > until) {
-      throw new Error(`the server did not begin to listen\n${server.errors()}`);
-    }
-    await new Promise((done) => setTimeout(done, 50));
-  }
 }
 
 /** Whether an HTTP server answers: a port that is open need not have one behind it yet. */

@@ -1,11 +1,12 @@
 // A real OpenSSH server for tests and benchmarks: on a free port of the loopback interface, with keys and a folder of its own.
 import { spawn, spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { descendants, send } from "./descendants.mjs";
+import { freePort, untilListening } from "./listening.mjs";
 import { runToEnd } from "./processes.mjs";
 
 const BINARIES = ["/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/lib/ssh/sshd", "/opt/homebrew/sbin/sshd"];
@@ -63,7 +64,7 @@ export async function startSshd({ subsystem = "internal-sftp", parent = tmpdir()
   };
   const { stop } = server;
   try {
-    await listening(port, server);
+    await untilListening(() => answers(port), server, { name: "sshd", msMax: START_MS_MAX });
   } catch (error) {
     await stop();
     throw error;
@@ -105,29 +106,6 @@ function punishes(binary, config) {
 /** An Ed25519 key pair in `file` and `file`.pub. */
 export async function makeKey(file, passphrase = "") {
   await runToEnd("ssh-keygen", ["-q", "-t", "ed25519", "-N", passphrase, "-C", "kvferry-test", "-f", file]);
-}
-
-function freePort() {
-  return new Promise((done, failed) => {
-    const server = createServer();
-    server.on("error", failed);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => done(port));
-    });
-  });
-}
-
-async function listening(port, server) {
-  const until = performance.now() + START_MS_MAX;
-  let over = false;
-  server.ended.then(() => {
-    over = true;
-  });
-  while (!(await answers(port))) {
-    if (over || performance.now() > until) throw new Error(`sshd did not begin to listen\n${server.errors()}`);
-    await new Promise((done) => setTimeout(done, 50));
-  }
 }
 
 function answers(port) {

@@ -22,8 +22,8 @@ export class Toucher {
   /** Folders, and how often each is still to be touched. */
   readonly #due: Map<string, number> = new Map();
   #timer: NodeJS.Timeout | undefined;
-  #isTouching = false;
-  #touching: Promise<void> = Promise.resolve();
+  /** Until the time that is under way has ended. */
+  #touching: Promise<void> | undefined;
   #closing = false;
 
   constructor(options: ToucherOptions) {
@@ -48,7 +48,7 @@ export class Toucher {
 
   /** One time after the other: on a slow server they would pile up, and what was stored last would have to wait for all of them. */
   #start(): void {
-    if (this.#due.size === 0 || this.#timer !== undefined || this.#isTouching || this.#closing) return;
+    if (this.#due.size === 0 || this.#timer !== undefined || this.#touching !== undefined || this.#closing) return;
     // nodes that store at the same time must not touch at the same time
     this.#timer = setTimeout(() => this.#touch(), this.#options.delayMs * (1 + Math.random()));
   }
@@ -60,12 +60,11 @@ export class Toucher {
       if (left > 1) this.#due.set(folder, left - 1);
       else this.#due.delete(folder);
     }
-    this.#isTouching = true;
     this.#touching = this.#options.files
       .stampFolders(folders, true, AbortSignal.timeout(TOUCH_MS))
       .catch(() => {}) // the storage is in trouble: then other hosts may miss a block, and compute it again
       .then(() => {
-        this.#isTouching = false;
+        this.#touching = undefined;
         this.#start();
       });
   }

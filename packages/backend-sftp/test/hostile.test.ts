@@ -8,9 +8,18 @@ import {
   outcomeCode,
 } from "@kvferry/core";
 import { afterEach, beforeEach, expect, it } from "vitest";
+import {
+  batchOf,
+  filled,
+  KEY_BYTES,
+  keysOf,
+  namespaceOf,
+  recordingLogger,
+  sameBytes,
+  until,
+} from "../../backend-s3/test/fixtures.js";
 import { SftpBackend, type SftpConfig } from "../src/index.js";
 import { type Crookedness, type CrookedServer, startCrookedServer } from "./crooked-server.stand-in.js";
-import { batchOf, filled, KEY_BYTES, keysOf, namespaceOf, recordingLogger, sameBytes, until } from "./fixtures.js";
 import { listen, Road } from "./road.js";
 import { configOf, describeSshd } from "./server.js";
 import { makeRoot } from "./storage.js";

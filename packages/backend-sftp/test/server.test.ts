@@ -2,7 +2,7 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { expect, it } from "vitest";
-import { until } from "./fixtures.js";
+import { until } from "../../backend-s3/test/fixtures.js";
 import { describeSshd } from "./server.js";
 
 const LIBRARY = new URL("../../../scripts/lib/sshd.mjs", import.meta.url).href;

@@ -16,8 +16,17 @@ import {
   storedBlockBytes,
 } from "@kvferry/core";
 import { afterEach, beforeEach, expect, it } from "vitest";
+import {
+  batchOf,
+  filled,
+  KEY_BYTES,
+  keyOf,
+  keysOf,
+  namespaceOf,
+  sameBytes,
+  until,
+} from "../../backend-s3/test/fixtures.js";
 import { SftpBackend, type SftpConfig, storedNamespaces } from "../src/index.js";
-import { batchOf, filled, KEY_BYTES, keyOf, keysOf, namespaceOf, sameBytes, until } from "./fixtures.js";
 import { configOf, describeSshd } from "./server.js";
 import { canDeny, makeRoot, setWritable } from "./storage.js";
 
