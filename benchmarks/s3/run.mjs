@@ -7,8 +7,9 @@ import { parseArgs } from "node:util";
 import { CreateBucketCommand, S3Client } from "@aws-sdk/client-s3";
 import { cleanUpAtExit } from "../../scripts/lib/processes.mjs";
 import { buildS3Servers, S3_SERVER_NAMES, startS3Server } from "../../scripts/lib/s3-servers.mjs";
+import { contest, makeWorkload } from "../lib/contest.mjs";
 import { machine } from "../lib/machine.mjs";
-import { CONTENDERS, makeWorkload } from "./contenders.mjs";
+import { CONTENDERS } from "./contenders.mjs";
 
 const root = resolve(fileURLToPath(import.meta.url), "../../..");
 const results = join(root, "benchmarks/results");
@@ -69,62 +70,13 @@ async function benchmarkServer(name) {
   for (const blockBytes of blockSizes) {
     const blocks = Math.max(concurrency, Math.floor((mebibytes * KIBIBYTE * KIBIBYTE) / blockBytes));
     const workload = makeWorkload({ bucket, endpoint, region, concurrency, blockBytes, blocks });
-    found.push({ server: name, blockBytes, blocks, ...(await benchmarkBlocks(workload)) });
+    const { medians, ...rest } = await contest(CONTENDERS, workload, { rounds, unitBytes: 1e6 });
+    found.push({ server: name, blockBytes, blocks, megabytesPerSecond: medians, ...rest });
     print(found.at(-1));
   }
   admin.destroy();
   await server.stop();
   return found;
-}
-
-/** All contenders in turn, the first one another one each round. */
-async function benchmarkBlocks(workload) {
-  const names = Object.keys(CONTENDERS);
-  const running = Object.fromEntries(
-    await Promise.all(names.map(async (name) => [name, await CONTENDERS[name](workload)])),
-  );
-  const raw = Object.fromEntries(names.map((name) => [name, { store: [], load: [], cpuSeconds: [] }]));
-  for (let round = -1; round < rounds; round++) {
-    for (let i = 0; i < names.length; i++) {
-      const name = names[(i + round + names.length) % names.length];
-      const before = process.cpuUsage();
-      const store = await timed(() => running[name].store());
-      const load = await timed(() => running[name].load());
-      const { user, system } = process.cpuUsage(before);
-      await running[name].clear();
-      if (round < 0) continue;
-      raw[name].store.push(workload.bytes / store / 1e6);
-      raw[name].load.push(workload.bytes / load / 1e6);
-      raw[name].cpuSeconds.push((user + system) / 1e6);
-    }
-  }
-  for (const each of Object.values(running)) await each.close();
-  const medians = Object.fromEntries(
-    names.map((name) => [name, { store: median(raw[name].store), load: median(raw[name].load) }]),
-  );
-  const ratios = Object.fromEntries(
-    names
-      .filter((name) => name !== "kvferry")
-      .map((name) => [name, { store: ratio(raw, name, "store"), load: ratio(raw, name, "load") }]),
-  );
-  return { megabytesPerSecond: medians, kvferryOver: ratios, raw };
-}
-
-/** Median over the rounds: what ran in one round had the same neighbours. */
-function ratio(raw, name, phase) {
-  return median(raw.kvferry[phase].map((ours, i) => ours / raw[name][phase][i]));
-}
-
-async function timed(action) {
-  const begin = performance.now();
-  await action();
-  return (performance.now() - begin) / 1000;
-}
-
-function median(numbers) {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
 function print({ server, blockBytes, megabytesPerSecond, kvferryOver }) {

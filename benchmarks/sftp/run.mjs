@@ -7,8 +7,9 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { cleanUpAtExit } from "../../scripts/lib/processes.mjs";
 import { startSshd } from "../../scripts/lib/sshd.mjs";
+import { contest, makeWorkload } from "../lib/contest.mjs";
 import { machine } from "../lib/machine.mjs";
-import { CONTENDERS, makeWorkload } from "./contenders.mjs";
+import { CONTENDERS } from "./contenders.mjs";
 
 const repository = resolve(fileURLToPath(import.meta.url), "../../..");
 const results = join(repository, "benchmarks/results");
@@ -53,7 +54,9 @@ try {
     const blocks = Math.max(1, Math.floor((mebibytes * KIBIBYTE * KIBIBYTE) / blockBytes));
     const root = join(server.folder, `data-${blockBytes}`);
     mkdirSync(root);
-    measured.push({ blockBytes, blocks, ...(await benchmark(makeWorkload({ server, root, blockBytes, blocks }))) });
+    const workload = makeWorkload({ server, root, blockBytes, blocks });
+    const { medians, ...rest } = await contest(CONTENDERS, workload, { rounds, unitBytes: 1e9 });
+    measured.push({ blockBytes, blocks, gigabytesPerSecond: medians, ...rest });
     print(measured.at(-1));
   }
 } finally {
@@ -63,55 +66,6 @@ mkdirSync(results, { recursive: true });
 const facts = { measuredAt: new Date().toISOString(), machine: machine(), rounds, mebibytes, measured };
 writeFileSync(join(results, "sftp.json"), `${JSON.stringify(facts, null, 1)}\n`);
 process.exit(0);
-
-/** All contenders in turn, the first one another one each round. */
-async function benchmark(workload) {
-  const names = Object.keys(CONTENDERS);
-  const running = {};
-  for (const name of names) running[name] = await CONTENDERS[name](workload);
-  const raw = Object.fromEntries(names.map((name) => [name, { store: [], load: [], cpuSeconds: [] }]));
-  for (let round = -1; round < rounds; round++) {
-    for (let i = 0; i < names.length; i++) {
-      const name = names[(i + round + names.length) % names.length];
-      const before = process.cpuUsage();
-      const store = await timed(() => running[name].store());
-      const load = await timed(() => running[name].load());
-      const { user, system } = process.cpuUsage(before);
-      await running[name].clear();
-      if (round < 0) continue;
-      raw[name].store.push(workload.bytes / store / 1e9);
-      raw[name].load.push(workload.bytes / load / 1e9);
-      raw[name].cpuSeconds.push((user + system) / 1e6);
-    }
-  }
-  for (const each of Object.values(running)) await each.close();
-  const medians = Object.fromEntries(
-    names.map((name) => [name, { store: median(raw[name].store), load: median(raw[name].load) }]),
-  );
-  const ratios = Object.fromEntries(
-    names
-      .filter((name) => name !== "kvferry")
-      .map((name) => [name, { store: ratio(raw, name, "store"), load: ratio(raw, name, "load") }]),
-  );
-  return { gigabytesPerSecond: medians, kvferryOver: ratios, raw };
-}
-
-/** Median over the rounds: what ran in one round had the same neighbours. */
-function ratio(raw, name, phase) {
-  return median(raw.kvferry[phase].map((ours, i) => ours / raw[name][phase][i]));
-}
-
-async function timed(action) {
-  const begin = performance.now();
-  await action();
-  return (performance.now() - begin) / 1000;
-}
-
-function median(numbers) {
-  const sorted = numbers.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
-}
 
 function print({ blockBytes, gigabytesPerSecond, kvferryOver }) {
   for (const phase of ["store", "load"]) {
