@@ -1,4 +1,5 @@
 /** How an AbortSignal ends a batch of the addon: what has not begun of it is skipped with the number of an error code. */
+import { setMaxListeners } from "node:events";
 import type { BlockResult } from "./types.js";
 
 /** Numbers of core's ERROR_CODES. */
@@ -38,6 +39,7 @@ export async function cancellable<T>(
   lastTicket = lastTicket === 0xffff_ffff ? 1 : lastTicket + 1;
   const ticket = lastTicket;
   const cancel = (): void => engine.cancel(ticket, abortNumber(signal));
+  setMaxListeners(0, signal); // a request may have hundreds of calls under way
   signal.addEventListener("abort", cancel, { once: true });
   try {
     return await call(ticket);

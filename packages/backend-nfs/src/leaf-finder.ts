@@ -3,10 +3,10 @@ import type { BlockFinder, Presence } from "@kvferry/backend-posix";
 import { type KeyBatch, KvferryError, keyAt, selectKeys, toKvferryError } from "@kvferry/core";
 import type { FileStore, LayoutName } from "@kvferry/native";
 import { Leaf, STAMP_NUMBERS, stampAt } from "./leaf.js";
-import { leafFolder } from "./leaf-folder.js";
+import { foldersAbove, leafFolder } from "./leaf-folder.js";
 import { Toucher } from "./toucher.js";
 
-/** Missing keys that are remembered, about 40 bytes each; more, and all are forgotten. */
+/** Missing keys that are remembered, about 80 bytes each; more, and all are forgotten. */
 const MISSING_KEYS_MAX = 1 << 20;
 /** Folders of the layout vllm-fs that are remembered (kvferry has 256). */
 const LEAVES_MAX = 1 << 16;
@@ -14,6 +14,8 @@ const LEAVES_MAX = 1 << 16;
 const ASKED_ALONE_MAX = 4;
 /** Names in a listing that cost the server as much as one key asked for. */
 const NAMES_A_KEY = 64;
+/** What it is worth to ask for a key in the way that is always right, in keys asked for one by one. */
+const DOUBTFUL_KEY_WORTH = 16;
 /** Keys that one thread asks for: a round trip each. */
 const KEYS_A_CALL = 32;
 
@@ -83,7 +85,12 @@ export class LeafFinder implements BlockFinder {
   }
 
   noteStored(keys: KeyBatch): void {
-    this.#toucher.touchLater(this.#groups(keys).map(({ leaf }) => leaf.folder));
+    for (const { leaf } of this.#groups(keys)) {
+      this.#toucher.touchLater([leaf.folder]);
+      // perhaps made for these blocks; those of our own layout are made before anybody can ask
+      if (!leaf.stored && this.#options.layout !== "kvferry") this.#toucher.touchLater(foldersAbove(leaf.folder));
+      leaf.stored = true;
+    }
   }
 
   forget(): void {
@@ -145,7 +152,7 @@ export class LeafFinder implements BlockFinder {
     let failed: KvferryError | undefined;
     for (const [i, leaf] of leaves.entries()) {
       const errno = Number(stamps[i * STAMP_NUMBERS]);
-      if (errno === 0) this.#missingKeys -= leaf.note(stampAt(stamps, i), sentAtMs);
+      if (errno === 0) leaf.note(stampAt(stamps, i), sentAtMs);
       else failed ??= failure(errno, leaf.folder);
     }
     if (failed !== undefined) throw failed;
@@ -175,15 +182,17 @@ export class LeafFinder implements BlockFinder {
     const alone: Group[] = [];
     const listings: Promise<void>[] = [];
     for (const group of groups) {
-      if (this.#isWorthListing(group)) listings.push(this.#list(group, keys, found, signal));
+      if (this.#isWorthListing(group, keys)) listings.push(this.#list(group, keys, found, signal));
       else alone.push(group);
     }
     await Promise.all([...listings, this.#askAlone(alone, keys, found, signal)]);
   }
 
-  #isWorthListing({ leaf, positions }: Group): boolean {
+  #isWorthListing({ leaf, positions }: Group, keys: KeyBatch): boolean {
     if (this.#options.layout !== "kvferry") return false; // only the files tell whose they are
-    return positions.length > ASKED_ALONE_MAX && leaf.names <= positions.length * NAMES_A_KEY;
+    let worth = 0;
+    for (const position of positions) worth += leaf.isDoubtful(keyAt(keys, position)) ? DOUBTFUL_KEY_WORTH : 1;
+    return worth > ASKED_ALONE_MAX && leaf.names <= worth * NAMES_A_KEY;
   }
 
   async #list(group: Group, keys: KeyBatch, found: Uint8Array, signal: AbortSignal | undefined): Promise<void> {

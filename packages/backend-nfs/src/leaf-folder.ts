@@ -9,3 +9,9 @@ export function leafFolder(layout: LayoutName, key: Uint8Array): string {
   const hash = keyHex(key.subarray(0, -GROUP_BYTES));
   return `${hash.slice(0, 3)}/${hash.slice(3, 5)}_g${keyGroup(key)}`;
 }
+
+/** The folders that hold a folder, up to that of all blocks, which is "". */
+export function foldersAbove(folder: string): string[] {
+  const parts = folder.split("/");
+  return parts.map((_, i) => parts.slice(0, i).join("/"));
+}

@@ -31,37 +31,48 @@ export class Leaf {
   /** Names that the last listing showed. */
   #listed: number | undefined;
   #missing: KeySet | undefined;
+  /** All that were missing once, whatever the stamp was. */
+  #missedOnce: KeySet | undefined;
+  /** This process has stored blocks in it. */
+  stored = false;
 
   constructor(folder: string) {
     this.folder = folder;
   }
 
-  /** The server has told the stamp. Answers may come in any order. Returns how many missing keys were forgotten. */
-  note(stamp: Stamp, sentAtMs: number): number {
-    if (sentAtMs < this.checkedAtMs) return 0;
+  /** The server has told the stamp. Answers may come in any order. */
+  note(stamp: Stamp, sentAtMs: number): void {
+    if (sentAtMs < this.checkedAtMs) return;
     this.checkedAtMs = sentAtMs;
-    if (this.#stamp?.text === stamp.text) return 0;
+    if (this.#stamp?.text === stamp.text) return;
     this.#stamp = stamp;
     this.version++;
-    return this.forget();
+    this.complete = false;
+    this.#missing = undefined;
   }
 
-  /** Forgets which blocks are missing. Returns how many were noted. */
-  forget(): number {
+  /** Forgets which blocks are, and were, missing. */
+  forget(): void {
     this.complete = false;
-    const forgotten = this.#missing?.size ?? 0;
     this.#missing = undefined;
-    return forgotten;
+    this.#missedOnce = undefined;
   }
 
   knowsMissing(key: Uint8Array): boolean {
     return this.complete || this.#missing?.has(key) === true;
   }
 
-  /** False if it was noted already. */
+  /** The kernel may hold it for missing still, also after the folder has changed (docs/nfs.md, "How fresh blocks are found"). */
+  isDoubtful(key: Uint8Array): boolean {
+    return this.#missedOnce?.has(key) === true;
+  }
+
+  /** False if it was noted once already. */
   noteMissing(key: Uint8Array): boolean {
     this.#missing ??= new KeySet(key.length);
-    return this.#missing.add(key);
+    this.#missing.add(key);
+    this.#missedOnce ??= new KeySet(key.length);
+    return this.#missedOnce.add(key);
   }
 
   noteListed(names: number): void {

@@ -111,6 +111,25 @@ describe("a block that another node has stored", () => {
   });
 });
 
+describe("a key that was missing once", () => {
+  it("is asked for by a listing when its folder has changed, unless that is long: the kernel may have it for missing still", async () => {
+    const server = makeServer();
+    const [storing, looking] = [node(server), node(server)];
+    await looking.find(4);
+    await pass(TICK_MS);
+    storing.store(8);
+    await looking.find(0); // the kernel of this node has not seen the folder change, and will hold 0 for missing
+    storing.store(0);
+    await pass(TTL_MS);
+    expect(await looking.find(0)).toEqual([1]);
+    expect(looking.client.requests).toMatchObject({ listing: 1, lookup: 2 });
+    storing.store(12);
+    await pass(TTL_MS);
+    expect(await looking.find(12)).toEqual([1]); // never asked for before
+    expect(looking.client.requests).toMatchObject({ listing: 1, lookup: 3 });
+  });
+});
+
 describe("a lookup", () => {
   it("costs a round trip a folder when nothing has changed, and none while the stamps are fresh", async () => {
     const server = makeServer();

@@ -3,7 +3,8 @@ import type { FileStore } from "@kvferry/native";
 import { leafFolder } from "../src/leaf-folder.js";
 
 /** A stand-in for an NFS 3 server and the kernels of its clients, as far as names in folders go: what Linux does, seen in the guest. The worst
- * of it is modelled: a clock that stands still for a tick, folders whose size tells nothing, and kernels that cache misses for ever. */
+ * of it is modelled: a clock that stands still for a tick, folders whose size tells nothing, and kernels that cache misses for ever, also after the folder has
+ * changed: Linux leaves it to chance whether it does, if the folder had changed unseen when the name was asked for. */
 export class ModelServer {
   readonly folders: Map<string, { changedMs: number; readonly names: Set<string> }> = new Map();
   readonly #tickMs: number;
@@ -46,6 +47,8 @@ export class ModelClient implements Pick<FileStore, "exists" | "keysIn" | "stamp
   readonly #keyBytes: number;
   /** The change time of each folder as this kernel knows it, and what it holds for missing because of that. */
   readonly #known: Map<string, { changedMs: number; missing: Set<string>; listed: string[] | undefined }> = new Map();
+  /** Held for missing whatever becomes of the folder. */
+  readonly #stuck: Set<string> = new Set();
 
   constructor(server: ModelServer, keyBytes: number) {
     this.#server = server;
@@ -92,16 +95,18 @@ export class ModelClient implements Pick<FileStore, "exists" | "keysIn" | "stamp
     const folder = leafFolder("kvferry", key);
     this.#ownChange(folder, (names) => names.add(keyHex(key)));
     this.#known.get(folder)?.missing.delete(keyHex(key));
+    this.#stuck.delete(keyHex(key));
   }
 
   #lookup(key: Uint8Array): boolean {
     const folder = leafFolder("kvferry", key);
     const known = this.#known.get(folder) ?? this.#update(folder);
     const name = keyHex(key);
-    if (known.missing.has(name)) return false;
+    if (known.missing.has(name) || this.#stuck.has(name)) return false;
     this.requests.lookup++;
     if (this.#server.folder(folder).names.has(name)) return true;
-    known.missing.add(name);
+    if (this.#server.folder(folder).changedMs === known.changedMs) known.missing.add(name);
+    else this.#stuck.add(name);
     return false;
   }
 

@@ -114,6 +114,24 @@ describe(`lookups over NFS ${version}`, async () => {
     await reader.close();
   });
 
+  it("find a block of vLLM's layout whose folder was made within the same tick of the server's clock as the last one", async () => {
+    const [root, seen] = twoRoots(version);
+    const vllmFs = { layout: "vllm-fs", vllmFs: { base: "org_model_0123456789ab", rank: 0, config: "{}" }, negativeTtlMs: 400 };
+    const writer = await openBackend(root, vllmFs);
+    const reader = await openBackend(seen, vllmFs);
+    const lost = [];
+    for (let number = 2_000_000; number < 2_000_050; number += 2) {
+      await writer.store(batchOf(number, 1));
+      await reader.lookup(keysOf(number + 1, 1));
+      await writer.store(batchOf(number + 1, 1));
+      await sleep(400);
+      const [state] = await reader.lookup(keysOf(number + 1, 1));
+      if (state !== LookupState.HIT) lost.push(number + 1);
+    }
+    await Promise.all([writer.close(), reader.close()]);
+    assert.deepEqual(lost, []);
+  });
+
   it("find a block that was stored within the same tick of the server's clock as the last one", async () => {
     const reader = await openBackend(two, { negativeTtlMs: 400 });
     for (let round = 0; round < 20; round++) {
