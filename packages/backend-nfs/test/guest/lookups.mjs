@@ -116,7 +116,11 @@ describe(`lookups over NFS ${version}`, async () => {
 
   it("find a block of vLLM's layout whose folder was made within the same tick of the server's clock as the last one", async () => {
     const [root, seen] = twoRoots(version);
-    const vllmFs = { layout: "vllm-fs", vllmFs: { base: "org_model_0123456789ab", rank: 0, config: "{}" }, negativeTtlMs: 400 };
+    const vllmFs = {
+      layout: "vllm-fs",
+      vllmFs: { base: "org_model_0123456789ab", rank: 0, config: "{}" },
+      negativeTtlMs: 400,
+    };
     const writer = await openBackend(root, vllmFs);
     const reader = await openBackend(seen, vllmFs);
     const lost = [];
