@@ -383,6 +383,22 @@ describe("eviction", () => {
     expect(store.tierStatus()[1]?.moved["cascade done"]).toBeGreaterThanOrEqual(8);
   });
 
+  it("does not bring back what the next tier has evicted itself, until somebody has loaded it again", async () => {
+    const { source, tell } = leavingSource();
+    const opened = await open([{ evictions: source }, { ...bounded, policy: "lru" }]);
+    const { bench, store } = opened;
+    for (const first of [0, 100, 200]) await bench.mustStore(numbers(4, first)); // the second tier has room for eight
+    expect(await has(opened, 1, numbers(4))).toEqual(numbers(4).map(() => false));
+    await tell(bench, numbers(4));
+    await store.settled();
+    expect(store.tierStatus()[1]?.moved).toEqual({});
+    await bench.mustLoad(numbers(2));
+    await tell(bench, numbers(4));
+    await store.settled();
+    expect(store.tierStatus()[1]?.moved).toEqual({ "cascade done": 2 });
+    expect(await has(opened, 1, numbers(4))).toEqual([true, true, false, false]);
+  });
+
   it("drops what the next tier is too slow for, counts it, and says why it is missing", async () => {
     const { bench, store, tiers } = await open([bounded, { write: "none", pendingBytesMax: 2 * BLOCK_BYTES }]);
     const hang = (tiers[1] as FaultyBackend).hang("store");

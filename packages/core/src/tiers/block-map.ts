@@ -22,6 +22,8 @@ export class BlockMap {
   #flights: Int32Array = new Int32Array(0);
   /** Tiers that were said to have lost the block while the row was held. */
   #lost: Uint8Array = new Uint8Array(0);
+  /** Tiers that have evicted the block since it was last used. */
+  #evicted: Uint8Array = new Uint8Array(0);
   #blocks = 0;
   #copies = 0;
 
@@ -40,7 +42,7 @@ export class BlockMap {
   }
 
   get memoryBytes(): number {
-    return this.#index.memoryBytes + this.#holds.byteLength * 3 + this.#lost.byteLength;
+    return this.#index.memoryBytes + this.#holds.byteLength * 3 + this.#lost.byteLength * 2;
   }
 
   /** Each key's row, or NO_ROW. */
@@ -76,7 +78,10 @@ export class BlockMap {
     if (this.#holds.length < this.#index.rowLimit) this.#grow();
     for (let i = 0; i < rows.length; i++) {
       const row = rows[i] as number;
-      if (this.#holds[row] === 0) this.#lost[row] = 0;
+      if (this.#holds[row] === 0) {
+        this.#lost[row] = 0;
+        if (this.tiers(row) === 0) this.#evicted[row] = 0; // of whichever block had the row before
+      }
       (this.#holds[row] as number)++;
       if (storing) (this.#storing[row] as number)++;
     }
@@ -118,6 +123,22 @@ export class BlockMap {
     return true;
   }
 
+  /** As `lose`, for a tier that thought the block worth less than its room. */
+  evict(row: number, bit: number): boolean {
+    this.#evicted[row] = (this.#evicted[row] as number) | bit;
+    return this.lose(row, bit);
+  }
+
+  /** Somebody loads the blocks: tiers that have evicted them may think better of them now. */
+  use(rows: Int32Array): void {
+    for (const row of rows) if (row !== NO_ROW && row < this.#evicted.length) this.#evicted[row] = 0;
+  }
+
+  /** Bits of the tiers that have evicted the block since it was last used. */
+  evicted(row: number): number {
+    return row === NO_ROW ? 0 : (this.#evicted[row] as number);
+  }
+
   /** Bits of the tiers that lost the block while this row was held: what they said of it before may be wrong. */
   lost(row: number): number {
     return this.#lost[row] as number;
@@ -143,5 +164,6 @@ export class BlockMap {
     this.#storing = grownInt32(this.#storing, rows, 0);
     this.#flights = grownInt32(this.#flights, rows, 0);
     this.#lost = grownUint8(this.#lost, rows);
+    this.#evicted = grownUint8(this.#evicted, rows);
   }
 }

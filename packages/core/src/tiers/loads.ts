@@ -18,6 +18,7 @@ export class Loads {
   /** A batch that lies in the first tier, or in one with no tier above to promote to, is that tier's load and nothing else. */
   async load(batch: BlockBatch, options: AuthorOptions): Promise<BatchResult> {
     const rows = this.#parts.map.find(batch.keys);
+    this.#parts.map.use(rows);
     const tier = this.#onlyTier(rows);
     if (tier === undefined) return new LoadRun(this.#parts, this.#flights, batch, options).run();
     const result = await tier.load(batch, options);

@@ -61,7 +61,8 @@ interface OpenStore {
  *   with `promote` within the call, and into those between in the background. One call at a time reads a block from a tier that is not the
  *   first to promote to; others that want it wait, and take it from the faster tier.
  * - **lookup**: HIT if a tier that can be asked has it; PENDING while a store of it is under way and no tier has it; else MISS, with a reason (`missReasons`).
- * - **eviction**: tiers make room by themselves, or are kept within `capacityBytes`; what leaves a tier with `cascade` and is in no slower one goes to the next.
+ * - **eviction**: tiers make room by themselves, or are kept within `capacityBytes`; what leaves a tier with `cascade` and is in no slower one goes to the next,
+ *   unless that has evicted it and nobody has loaded it since.
  * - **failure**: a tier that fails as a whole is left alone for a second, or while `isDown` says so; the others go on.
  *
  * Copies in the background are bounded and dropped beyond the bound; every drop is counted (TIER_METRICS).
@@ -283,7 +284,7 @@ export class TieredStore extends OffloadBackend {
     const gone: number[] = [];
     for (let i = 0; i < keys.count; i++) {
       const row = rows[i] as number;
-      const wasLast = row === NO_ROW || map.lose(row, tier.bit);
+      const wasLast = row === NO_ROW || (reason === "evicted" ? map.evict(row, tier.bit) : map.lose(row, tier.bit));
       if (wasLast && !map.isStoring(row)) gone.push(i);
     }
     reasons.noteAll(keys, reason === "corrupt" ? "corrupt" : "evicted");
@@ -296,7 +297,11 @@ export class TieredStore extends OffloadBackend {
     const rows = map.find(leaving.keys);
     const slower = -1 << (tier.number + 1);
     const only: number[] = [];
-    for (let i = 0; i < rows.length; i++) if ((map.tiers(rows[i] as number) & slower) === 0) only.push(i);
+    for (let i = 0; i < rows.length; i++) {
+      const row = rows[i] as number;
+      // what the next tier has evicted itself would come back as if it were new, in the place of something better
+      if ((map.tiers(row) & slower) === 0 && (map.evicted(row) & next.bit) === 0) only.push(i);
+    }
     if (only.length > 0) await movers[next.number]?.rescue(leaving, only);
   }
 
