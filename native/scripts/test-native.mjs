@@ -71,7 +71,7 @@ function compile(compiler, flags, source, objects) {
 }
 
 async function compileAll(compiler, flags, objects) {
-  const sources = ["common", "checksum", "region", "engine", "device", "socket"]
+  const sources = ["common", "checksum", "region", "engine", "storage", "device", "socket"]
     .flatMap((folder) => readdirSync(join(root, "src", folder)).map((file) => `src/${folder}/${file}`))
     .concat(readdirSync(join(root, "test/cpp")).map((file) => `test/cpp/${file}`))
     .filter((file) => file.endsWith(".cc"));

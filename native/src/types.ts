@@ -431,3 +431,78 @@ export interface FileFeatures {
   /** Least step seen between the times of files changed one after the other, ns. */
   readonly timestampStepNs: number;
 }
+
+/** Memory of another process that blocks are copied from and to. Memory number i of a `DeviceLayout` is `memories[i]`. */
+export type DeviceMemory =
+  | {
+      /** Cross-memory attach (process_vm_readv): that process must let this one (PR_SET_PTRACER, or no Yama). */
+      readonly kind: "process";
+      readonly pid: number;
+      readonly memories: readonly { readonly address: number; readonly bytes: number }[];
+    }
+  | {
+      /** Shared memory that is mapped here. */
+      readonly kind: "region";
+      readonly memories: readonly MappedRegion[];
+    }
+  | {
+      /** CUDA IPC. `handle`: the 64 bytes of cuIpcGetMemHandle; `offset`: where the memory begins in that allocation, as PyTorch shares it. */
+      readonly kind: "cuda";
+      /** 16 bytes of the GPU's UUID. */
+      readonly uuid: Uint8Array;
+      readonly memories: readonly { readonly handle: Uint8Array; readonly offset: number; readonly bytes: number }[];
+    };
+
+/** Where an engine's KV pages are. Page p of a tensor is at `offset + p × strideBytes` of its memory. */
+export interface DeviceTensor {
+  readonly memory: number;
+  readonly offset: number;
+  readonly strideBytes: number;
+  /** Bytes that a page takes in a chunk; at most strideBytes. */
+  readonly pageBytes: number;
+  readonly pages: number;
+}
+
+/**
+ * How a chunk lies in host memory: tensor after tensor, of each the `blocksPerChunk` pages of the chunk's blocks. That is a worker's part of a row of vLLM's
+ * offload region. A group uses some of the tensors, and of each page the first `bytes`.
+ */
+export interface DeviceLayout {
+  readonly tensors: readonly DeviceTensor[];
+  readonly groups: readonly (readonly { readonly tensor: number; readonly bytes: number }[])[];
+  readonly blocksPerChunk: number;
+}
+
+/** A page that is not there: it is not copied. */
+export const NO_BLOCK = 0xffff_ffff;
+
+export interface DeviceCopies {
+  /** The whole host memory; must stay valid until the promise settles. */
+  readonly host: Uint8Array;
+  /** Where each chunk's part begins in it, bytes. */
+  readonly hostOffsets: Float64Array;
+  /** Each chunk's group: an index of the layout's. */
+  readonly groups: Uint32Array;
+  /** Count × blocksPerChunk: page numbers in the group's tensors, or NO_BLOCK. */
+  readonly blocks: Uint32Array;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** An engine's memory, opened. No byte moves once a call's promise has settled; after `close` has, none at all. */
+export interface Device {
+  /** Bytes of a chunk's part. */
+  readonly partBytes: number;
+  /** Into host memory; pages that are not there, and what groups do not use, become zeros. Outcomes STORED, FAILED. */
+  gather(copies: DeviceCopies): Promise<BlockResult>;
+  /** From host memory. Outcomes LOADED, FAILED. Comes before gathers that wait. */
+  scatter(copies: DeviceCopies): Promise<BlockResult>;
+  /** Ends after the chunks under way. May be called twice. */
+  close(): Promise<void>;
+}
+
+export interface OpenDeviceOptions {
+  readonly memory: DeviceMemory;
+  readonly layout: DeviceLayout;
+  /** Host memory that copies will use often: a GPU's driver page-locks it. */
+  readonly hostRegions?: readonly MappedRegion[];
+}

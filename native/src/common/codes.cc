@@ -49,7 +49,7 @@ const char* codeName(Code code) {
   static constexpr const char* names[] = {
       "",           "INTERNAL",    "INVALID_ARGUMENT",   "UNSUPPORTED",    "NOT_OPEN", "CLOSED",         "ABORTED",
       "DEADLINE",   "BUSY",        "NO_SPACE",           "PERMISSION",     "READ_ONLY", "IO",            "STALE",
-      "UNAVAILABLE", "REGION_GONE", "NAMESPACE_MISMATCH", "CONFIG_INVALID", "PROTOCOL", "TOO_MANY_FILES", "CORRUPT",
+      "UNAVAILABLE", "REGION_GONE", "NAMESPACE_MISMATCH", "CONFIG_INVALID", "PROTOCOL", "TOO_MANY_FILES", "CORRUPT", "DEVICE_LOST", "DEVICE_FAILED",
   };
   const auto number = static_cast<unsigned>(code);
   return number < sizeof(names) / sizeof(names[0]) ? names[number] : "INTERNAL";

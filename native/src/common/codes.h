@@ -29,6 +29,8 @@ enum class Code : uint8_t {
   Protocol = 18,
   TooManyFiles = 19,
   Corrupt = 20,
+  DeviceLost = 21,
+  DeviceFailed = 22,
 };
 
 /** Failed is 0, so that an outcome nobody set is a failure. */

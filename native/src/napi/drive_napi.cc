@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "device/segment_io.h"
+#include "storage/segment_io.h"
 #include "engine/ring_engine.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"

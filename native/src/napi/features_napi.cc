@@ -1,4 +1,4 @@
-#include "device/file_features.h"
+#include "storage/file_features.h"
 #include "napi/support.h"
 
 namespace kvferry::binding {

@@ -1,7 +1,7 @@
 // FolderCalls of types.ts: calls on paths that an engine's thread makes, so that only that thread hangs with the file system.
 #include <cstring>
 
-#include "device/folder_calls.h"
+#include "storage/folder_calls.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
 

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "device/folder_look.h"
+#include "storage/folder_look.h"
 #include "napi/folders.h"
 
 namespace kvferry::binding {

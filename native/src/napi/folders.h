@@ -1,7 +1,7 @@
 // Folders of a store as JavaScript looks at them.
 #pragma once
 
-#include "device/file_store.h"
+#include "storage/file_store.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "device/recovered.h"
+#include "storage/recovered.h"
 
 namespace kvferry::binding {
 namespace {

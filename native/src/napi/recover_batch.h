@@ -1,7 +1,7 @@
 // RecoveredDrive of types.ts.
 #pragma once
 
-#include "device/segment_drive.h"
+#include "storage/segment_drive.h"
 #include "napi/engine_handle.h"
 
 namespace kvferry::binding {

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "device/file_store.h"
-#include "device/owned_blocks.h"
+#include "storage/file_store.h"
+#include "storage/owned_blocks.h"
 #include "napi/blocks.h"
 #include "napi/engine_handle.h"
 #include "napi/folders.h"

@@ -2,7 +2,7 @@
 #include <cstring>
 #include <thread>
 
-#include "device/owned_blocks.h"
+#include "storage/owned_blocks.h"
 #include "engine/abandonable_engine.h"
 #include "fixture.h"
 #include "gate.h"

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <mutex>
 
-#include "device/recovered.h"
-#include "device/segment_io.h"
+#include "storage/recovered.h"
+#include "storage/segment_io.h"
 #include "engine/ring_engine.h"
 #include "fixture.h"
 

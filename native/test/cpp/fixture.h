@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "check.h"
-#include "device/file_store.h"
+#include "storage/file_store.h"
 
 namespace kvferry::test {
 

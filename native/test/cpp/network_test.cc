@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "device/folder_look.h"
+#include "storage/folder_look.h"
 #include "fixture.h"
 
 namespace kvferry::test {

@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "checksum/crc32c.h"
-#include "device/segment_format.h"
+#include "storage/segment_format.h"
 #include "fixture.h"
 
 namespace kvferry::test {

@@ -25,6 +25,8 @@ export const ERROR_CODES = {
   PROTOCOL: { number: 18, status: "permanent" },
   TOO_MANY_FILES: { number: 19, status: "temporary" },
   CORRUPT: { number: 20, status: "permanent" },
+  DEVICE_LOST: { number: 21, status: "permanent" },
+  DEVICE_FAILED: { number: 22, status: "permanent" },
 } as const;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -1,4 +1,4 @@
-#include "device/recovered.h"
+#include "storage/recovered.h"
 
 #include <algorithm>
 #include <cstring>

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "device/segment_drive.h"
+#include "storage/segment_drive.h"
 
 namespace kvferry {
 

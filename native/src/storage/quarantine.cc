@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <fcntl.h>
 
-#include "device/file_store.h"
+#include "storage/file_store.h"
 
 namespace kvferry {
 namespace {

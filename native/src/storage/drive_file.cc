@@ -1,4 +1,4 @@
-#include "device/drive_file.h"
+#include "storage/drive_file.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>

@@ -1,4 +1,4 @@
-#include "device/folder_look.h"
+#include "storage/folder_look.h"
 
 #include <dirent.h>
 #include <fcntl.h>

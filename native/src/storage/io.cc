@@ -1,4 +1,4 @@
-#include "device/io.h"
+#include "storage/io.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -99,7 +99,7 @@
 #include <vector>
 
 #include "common/aligned.h"
-#include "device/footer.h"
+#include "storage/footer.h"
 
 namespace kvferry {
 

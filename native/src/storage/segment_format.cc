@@ -1,4 +1,4 @@
-#include "device/segment_format.h"
+#include "storage/segment_format.h"
 
 #include <cstring>
 

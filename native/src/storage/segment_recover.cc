@@ -1,7 +1,7 @@
 // What a drive holds, from its summaries and, where there is none, from the records themselves.
 #include <cstring>
 
-#include "device/segment_drive.h"
+#include "storage/segment_drive.h"
 
 namespace kvferry {
 namespace {

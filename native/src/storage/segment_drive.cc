@@ -1,4 +1,4 @@
-#include "device/segment_drive.h"
+#include "storage/segment_drive.h"
 
 #include <cerrno>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "device/file_features.h"
+#include "storage/file_features.h"
 
 #include <dirent.h>
 #include <fcntl.h>

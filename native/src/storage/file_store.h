@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "common/codes.h"
-#include "device/footer.h"
-#include "device/io.h"
-#include "device/layout.h"
+#include "storage/footer.h"
+#include "storage/io.h"
+#include "storage/layout.h"
 #include "engine/engine.h"
 #include "region/region.h"
 

@@ -1,4 +1,4 @@
-#include "device/footer.h"
+#include "storage/footer.h"
 
 #include <algorithm>
 #include <bit>

@@ -8,8 +8,8 @@
 #include <cstring>
 
 #include "common/aligned.h"
-#include "device/file_store.h"
-#include "device/folder_calls.h"
+#include "storage/file_store.h"
+#include "storage/folder_calls.h"
 
 namespace kvferry {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "device/io.h"
+#include "storage/io.h"
 
 namespace kvferry {
 

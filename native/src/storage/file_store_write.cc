@@ -7,7 +7,7 @@
 
 #include "checksum/crc32c.h"
 #include "common/aligned.h"
-#include "device/file_store.h"
+#include "storage/file_store.h"
 
 namespace kvferry {
 namespace {

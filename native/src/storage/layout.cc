@@ -1,9 +1,9 @@
-#include "device/layout.h"
+#include "storage/layout.h"
 
 #include <cstdio>
 #include <cstring>
 
-#include "device/footer.h"
+#include "storage/footer.h"
 
 namespace kvferry {
 

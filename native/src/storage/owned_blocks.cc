@@ -1,4 +1,4 @@
-#include "device/owned_blocks.h"
+#include "storage/owned_blocks.h"
 
 #include <cstring>
 

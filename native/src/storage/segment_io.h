@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "device/segment_drive.h"
+#include "storage/segment_drive.h"
 #include "engine/work.h"
 #include "region/region.h"
 

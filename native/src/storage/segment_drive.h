@@ -8,8 +8,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "device/drive_file.h"
-#include "device/segment_format.h"
+#include "storage/drive_file.h"
+#include "storage/segment_format.h"
 
 namespace kvferry {
 

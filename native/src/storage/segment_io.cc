@@ -1,4 +1,4 @@
-#include "device/segment_io.h"
+#include "storage/segment_io.h"
 
 #include <algorithm>
 #include <cerrno>

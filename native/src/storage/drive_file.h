@@ -7,8 +7,8 @@
 #include <memory>
 #include <string>
 
-#include "device/io.h"
-#include "device/segment_format.h"
+#include "storage/io.h"
+#include "storage/segment_format.h"
 #include "engine/work.h"
 
 namespace kvferry {

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "device/file_store.h"
+#include "storage/file_store.h"
 #include "engine/claims.h"
 
 namespace kvferry {

@@ -1,4 +1,4 @@
-#include "device/folder_calls.h"
+#include "storage/folder_calls.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include <memory>
 
 #include "common/codes.h"
-#include "device/file_store.h"
+#include "storage/file_store.h"
 
 namespace kvferry {
 namespace {
