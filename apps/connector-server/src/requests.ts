@@ -100,6 +100,11 @@ export class Requests {
         if (this.#lookupNow(message)) return;
         if (this.#begin(message, message.keys.byteLength, undefined)) void this.#lookup(message);
         return;
+      case "hold":
+      case "release":
+      case "gather":
+      case "scatter":
+        throw new KvferryError("PROTOCOL", `'${message.t}' belongs to direct mode`, { context: { field: "t" } });
       default: {
         const bytes = message.keys.byteLength + message.slots.byteLength;
         if (this.#begin(message, bytes, new AbortController())) void this.#transfer(message);

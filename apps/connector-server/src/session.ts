@@ -209,6 +209,7 @@ export class Session {
         void this.#warm(message);
       } else if (this.#state === "greeting") {
         if (message.t !== "hello") throw new KvferryError("PROTOCOL", `the first message is HELLO, not '${message.t}'`);
+        if ("direct" in message) throw new KvferryError("UNSUPPORTED", "direct mode is not there yet");
         void this.#greet(message);
       } else if (message.t === "hello" || message.t === "warm") {
         throw new KvferryError("PROTOCOL", `'${message.t}' came after HELLO`);
