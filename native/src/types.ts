@@ -213,7 +213,7 @@ export interface BlockCopy {
   readonly to: Uint8Array;
   readonly toRowBytes: number;
   readonly toSlots: Uint32Array;
-  /** At most either rowBytes. Both memories may be one, if no target slot is another block's source. */
+  /** At most either rowBytes. Both memories may be one, if no target slot is another block's source; a block whose slots are one place is only read. */
   readonly blockBytes: number;
   /** One CRC-32C a block, of its `blockBytes` bytes. compute: written when the promise settles, right only where the outcome is STORED.
    * verify: read at the call. */
