@@ -33,7 +33,9 @@ const { MAX_SAFE_INTEGER } = Number;
 /** The entry `direct` of HELLO. */
 export function directHello(fields: Fields): DirectHelloMessage["direct"] {
   const role = fields.text("role", KIND_LENGTH_MAX);
-  if (role === "scheduler") return { role, ...engineFields(fields) };
+  if (role === "scheduler") {
+    return { role, ...engineFields(fields), workers: fields.integer("workers", 1, PARTS_MAX) };
+  }
   if (role !== "worker") throw fields.wrong("role", "must be scheduler or worker");
   return {
     role,

@@ -24,6 +24,8 @@ export interface DirectConnectOptions extends DirectEngineFields {
 }
 
 export interface SchedulerConnectOptions extends DirectConnectOptions {
+  /** Workers of the engine that load; default: as many as parts. */
+  readonly workers?: number;
   /** Hears of blocks that are gone. */
   readonly onRemoved?: (keys: KeyBatch, reason: RemovalReason) => void;
   /** Hears what the tiers have answered for the chunks of a ticket. */
@@ -68,8 +70,8 @@ export class DirectSchedulerClient {
   /** @throws KvferryError as `KvferryClient.connect`. */
   static async connect(options: SchedulerConnectOptions): Promise<DirectSchedulerClient> {
     const link = new Link(options);
-    const { engine, parts, partBytes } = options;
-    const direct = { role: "scheduler", engine, parts, partBytes } as const;
+    const { engine, parts, partBytes, workers = parts } = options;
+    const direct = { role: "scheduler", engine, parts, partBytes, workers } as const;
     const hello = { ...helloFields(options, options.onRemoved !== undefined), direct };
     const { welcome } = await greeted(link, options, () => link.greet(hello, []));
     return new DirectSchedulerClient(link, welcome);

@@ -40,6 +40,8 @@ export interface DirectEngineFields {
 
 export interface DirectScheduler extends DirectEngineFields {
   readonly role: "scheduler";
+  /** Connections of workers that the engine has. Until they are there, HOLD gives FAILED(BUSY). */
+  readonly workers: number;
 }
 
 export interface DirectWorker extends DirectEngineFields {

@@ -18,7 +18,7 @@ export const MESSAGE_DEPTH_MAX = 16;
 
 /** Characters of the text that names an engine in direct mode. */
 export const ENGINE_NAME_LENGTH_MAX = 128;
-/** Parts of a chunk, one a worker. */
+/** Parts of a chunk, and workers of an engine. */
 export const PARTS_MAX = 1024;
 /** Memories of a worker; of shared ones as many as a message has descriptors. */
 export const MEMORIES_MAX = 4096;

@@ -38,7 +38,9 @@ describe("the scheduler's client", () => {
       onStored: (message) => heard.push(message),
     });
     expect(client.welcome.direct).toEqual(direct);
-    expect(server.received[0]).toMatchObject({ direct: { role: "scheduler", engine: "e", parts: 2, partBytes: 2048 } });
+    expect(server.received[0]).toMatchObject({
+      direct: { role: "scheduler", engine: "e", parts: 2, partBytes: 2048, workers: 2 },
+    });
     const hold = client.hold(keys(2));
     const request = server.received[1] as { t: string; id: number };
     expect(request.t).toBe("hold");

@@ -38,7 +38,7 @@ export const hello: HelloMessage = {
 const { regions: _regions, fragments: _fragments, slots: _slots, ...helloFields } = hello;
 const engine = { engine: "host-1:4711", parts: 2, partBytes: 32_768 };
 
-export const schedulerHello: DirectHelloMessage = { ...helloFields, direct: { role: "scheduler", ...engine } };
+const schedulerHello: DirectHelloMessage = { ...helloFields, direct: { role: "scheduler", ...engine, workers: 2 } };
 
 export const worker: DirectWorker = {
   role: "worker",

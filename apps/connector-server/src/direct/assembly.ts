@@ -181,16 +181,21 @@ export class Assembly {
   ): Promise<void> {
     const { rows, partBytes } = this.#options;
     const { region } = rows;
+    const hostOffsets = Float64Array.from(
+      positions,
+      (i) => (this.#rows[i] as number) * region.rowBytes + part * partBytes,
+    );
     for (const i of positions) (this.#users[i] as number)++;
+    if (device.partBytes < partBytes) {
+      // a stage of a pipeline with fewer layers
+      for (const at of hostOffsets) region.bytes.fill(0, at + device.partBytes, at + partBytes);
+    }
     let copied: BlockResult;
     let failure: KvferryError | undefined;
     try {
       copied = await device.gather({
         host: region.bytes,
-        hostOffsets: Float64Array.from(
-          positions,
-          (i) => (this.#rows[i] as number) * region.rowBytes + part * partBytes,
-        ),
+        hostOffsets,
         ...selectPages(pages, this.keys.count, positions),
         signal,
       });

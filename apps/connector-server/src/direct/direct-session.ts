@@ -71,9 +71,9 @@ async function join(
   }
 }
 
-function openScheduler({ role }: DirectScheduler, joining: Joining): OpenedSession {
+function openScheduler({ role, workers }: DirectScheduler, joining: Joining): OpenedSession {
   const { hello, context, link, lease, memory, engine } = joining;
-  const requests = new SchedulerRequests({ ...bookOptions(joining), engine, ...boundsOf(joining) });
+  const requests = new SchedulerRequests({ ...bookOptions(joining), engine, workers, ...boundsOf(joining) });
   const stopTelling = tellRemoved(lease.backend, hello, link);
   const stopListening = engine.addScheduler(link);
   return {
@@ -93,10 +93,11 @@ function openScheduler({ role }: DirectScheduler, joining: Joining): OpenedSessi
 
 async function openWorker(worker: DirectWorker, fds: number[], joining: Joining): Promise<OpenedSession> {
   const { context, link, lease, memory, engine } = joining;
-  const leave = engine.addWorker(worker.part, worker.stores);
+  const place = engine.addWorker(worker.part, worker.stores);
   try {
     const hostRegions = [memory.arena.region, engine.gatherRegion];
     const opened = await openWorkerMemory(worker, link.peer, fds, memory.arena.engine, hostRegions);
+    place.isReady();
     const requests = new WorkerRequests({
       ...bookOptions(joining),
       engine,
@@ -112,13 +113,13 @@ async function openWorker(worker: DirectWorker, fds: number[], joining: Joining)
       facts: { engine: engine.shape.engine, role: worker.role, part: worker.part, memory: worker.memory.kind },
       async close() {
         await opened.close();
-        leave();
+        place.leave();
         context.engines.leave(engine);
         lease.release();
       },
     };
   } catch (thrown) {
-    leave();
+    place.leave();
     throw thrown;
   }
 }

@@ -47,6 +47,14 @@ export interface EngineHeld {
   readonly offsets: Float64Array;
 }
 
+/** A worker's place in its engine. */
+export interface WorkerPlace {
+  /** It is about to get the arena. */
+  isReady(): void;
+  /** To be called once. */
+  leave(): void;
+}
+
 interface Listener {
   send(message: ServerMessage): void;
 }
@@ -99,9 +107,9 @@ export class DirectEngine {
     return () => this.#schedulers.delete(listener);
   }
 
-  /** Returns the way to take it away.
+  /** Takes a place for a worker.
    * @throws KvferryError BUSY if another worker stores that part. */
-  addWorker(part: number, stores: boolean): () => void {
+  addWorker(part: number, stores: boolean): WorkerPlace {
     if (stores && this.#storing.has(part)) {
       throw new KvferryError("BUSY", `another worker of engine '${this.shape.engine}' has part ${part}`, {
         operation: "hello",
@@ -109,15 +117,26 @@ export class DirectEngine {
       });
     }
     if (stores) this.#storing.add(part);
-    this.#workers++;
-    return () => {
-      if (stores) this.#storing.delete(part);
-      this.#workers--;
+    let isThere = false;
+    return {
+      isReady: () => {
+        isThere = true;
+        this.#workers++;
+      },
+      leave: () => {
+        if (stores) this.#storing.delete(part);
+        if (isThere) this.#workers--;
+      },
     };
   }
 
-  /** Holds blocks in the arena; they are the engine's until `release`. */
-  async hold(keys: KeyBatch, signal: AbortSignal): Promise<EngineHeld> {
+  /** Holds blocks in the arena; they are the engine's until `release`.
+   * @param workers that must be connected: one that has not the arena could not load if the server ended. */
+  async hold(keys: KeyBatch, workers: number, signal: AbortSignal): Promise<EngineHeld> {
+    if (this.#workers < workers) {
+      const result = uniformResult(keys.count, Outcome.FAILED, "BUSY");
+      return { result, offsets: new Float64Array(keys.count) };
+    }
     const { memory, staging, counts, deadlineMs } = this.#options;
     const parts = { memory, backend: this.backend, staging: staging.loads, counts };
     const held = await holdBlocks(parts, keys, { signal, deadlineMs });

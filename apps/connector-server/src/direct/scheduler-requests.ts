@@ -6,6 +6,8 @@ import type { DirectEngine } from "./engine.js";
 
 export interface SchedulerRequestsOptions extends RequestBookOptions {
   readonly engine: DirectEngine;
+  /** That the engine has. */
+  readonly workers: number;
   readonly batchKeysMax: number;
 }
 
@@ -48,9 +50,9 @@ export class SchedulerRequests implements SessionRequests {
   }
 
   async #hold(message: HoldMessage, { signal, us }: Work): Promise<Answer> {
-    const { engine, batchKeysMax } = this.#options;
+    const { engine, workers, batchKeysMax } = this.#options;
     const keys = this.book.keys(message.keys, "hold", batchKeysMax);
-    const { result, offsets } = await engine.hold(keys, signal);
+    const { result, offsets } = await engine.hold(keys, workers, signal);
     const { outcomes, codes } = result;
     return {
       message: { t: "held", id: message.id, outcomes, codes, offsets, us: us() },
