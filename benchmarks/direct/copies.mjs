@@ -144,7 +144,10 @@ async function openDevices(options) {
   let engineThreads = threads;
   while (engineThreads > 1 && engineThreads - Math.max(1, Math.floor(engineThreads / 4)) < threads) engineThreads++;
   const engines = { gather: createFileEngine({ threads: engineThreads }), scatter: createFileEngine({ threads }) };
-  const devices = { gather: await engines.gather.openDevice(options), scatter: await engines.scatter.openDevice(options) };
+  const devices = {
+    gather: await engines.gather.openDevice(options),
+    scatter: await engines.scatter.openDevice(options),
+  };
   return {
     gather: (copies) => devices.gather.gather(copies),
     scatter: (copies) => devices.scatter.scatter(copies),
