@@ -111,6 +111,24 @@ TEST(random_layouts_copy_what_the_model_says) {
   }
 }
 
+TEST(pages_of_two_chunks_are_never_one_copy) {
+  Random random(4);
+  auto memories = randomMemories(random);
+  const LayoutShape shape{{{0, 0, 100, 100, 20}}, {{{0, 100}}}, 2};
+  const DeviceLayout layout(shape, sizesOf(memories));
+  ModelDevice device(memories);
+  // The second chunk goes on where the first one ends, in the device's memory and by its place in the part.
+  const uint32_t blocks[] = {5, kNoBlock, kNoBlock, 6};
+  std::vector<uint8_t> host(400, 0xaa);
+  const Part parts[] = {{host.data() + 200, 0, blocks}, {host.data(), 0, blocks + 2}};
+  BlockOutcome outcomes[2];
+  copyParts(device, layout, Direction::Gather, parts, 2, nullptr, outcomes);
+  for (const Part& part : parts) {
+    const auto wanted = gatheredPart(shape, memories, 200, 0, part.blocks);
+    CHECK(std::equal(wanted.begin(), wanted.end(), part.host));
+  }
+}
+
 TEST(layouts_that_cannot_be_are_refused_by_the_name_of_the_field) {
   const std::vector<uint64_t> memories{10'000, 1};
   const LayoutShape good{{{0, 16, 100, 90, 99}, {0, 9'999, 1, 1, 1}, {1, 0, 5, 1, 1}}, {{{0, 90}, {1, 1}}, {}}, 4};

@@ -1,8 +1,12 @@
 // Memory of another process: every byte comes and goes, pages that are not there cost their chunk, and a process that ends costs nobody else anything.
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -223,6 +227,37 @@ TEST(a_process_that_has_ended_is_lost) {
   // Nothing to copy, but also nobody there.
   CHECK_EQ(copyOne(*device, layout, Direction::Gather, host.data(), {kNoBlock, kNoBlock}), failed(Code::DeviceLost));
   CHECK_EQ(openingCode(pid, child.address(), child.bytes()), Code::DeviceLost);
+}
+
+TEST(a_process_that_ends_in_mid_copy_is_lost_even_if_its_bytes_came) {
+  // The kernel stops in the middle of the copy, at a page of ours that is not there before we give it.
+  const auto faults = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+  if (faults < 0) SKIP("no userfaultfd for this user");
+  uffdio_api api{UFFD_API, 0, 0};
+  CHECK_EQ(ioctl(faults, UFFDIO_API, &api), 0);
+  void* const memory = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  auto* const host = static_cast<uint8_t*>(memory);
+  const uffdio_range range{reinterpret_cast<uint64_t>(memory), 4096};
+  uffdio_register watched{range, UFFDIO_REGISTER_MODE_MISSING, 0};
+  CHECK_EQ(ioctl(faults, UFFDIO_REGISTER, &watched), 0);
+
+  Child child(4096, 1);
+  const DeviceLayout layout = pagesOf(4096, 4096, child.bytes(), 1);
+  const auto device = child.device();
+  BlockOutcome outcome;
+  std::thread copying([&] { outcome = copyOne(*device, layout, Direction::Gather, host, {0}); });
+  pollfd fault{faults, POLLIN, 0};
+  const int stopped = poll(&fault, 1, 60'000);
+  child.end();
+  uffdio_zeropage page{range, 0, 0};
+  const int given = ioctl(faults, UFFDIO_ZEROPAGE, &page);
+  copying.join();
+  CHECK_EQ(stopped, 1);
+  CHECK_EQ(given, 0);
+  CHECK_EQ(host[17], Child::byteAt(1, 17));
+  CHECK_EQ(outcome, failed(Code::DeviceLost));
+  munmap(memory, 4096);
+  close(faults);
 }
 
 TEST(a_process_that_may_not_be_read_is_refused_with_what_helps) {
