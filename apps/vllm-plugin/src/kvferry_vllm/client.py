@@ -357,14 +357,14 @@ class Client:
         while len(data) - at >= wire.HEADER_BYTES and self.state in (State.GREETING, State.READY):
             length = wire.frame_length(data, at)
             if not 1 <= length <= wire.FRAME_BYTES_MAX:
-                return self._distrust(f"a frame of {length} bytes")
+                return self.distrust(f"a frame of {length} bytes")
             end = at + wire.HEADER_BYTES + length
             if len(data) < end:
                 break
             try:
                 message = wire.decode_body(bytes(data[at + wire.HEADER_BYTES : end]))
             except msgspec.DecodeError as error:
-                return self._distrust(str(error))
+                return self.distrust(str(error))
             at = end
             self._dispatch(message)
         if self.state in (State.GREETING, State.READY):
@@ -390,9 +390,9 @@ class Client:
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         if self.state is not State.GREETING or welcome.version != wire.PROTOCOL_VERSION:
-            return self._distrust(f"WELCOME of version {welcome.version} in state {self.state.value}")
+            return self.distrust(f"WELCOME of version {welcome.version} in state {self.state.value}")
         if welcome.requestsMax < 2 or welcome.batchKeysMax < 1:
-            return self._distrust("WELCOME with limits that allow nothing")
+            return self.distrust("WELCOME with limits that allow nothing")
         self.state = State.READY
         self.requests_max, self.batch_keys_max = welcome.requestsMax, welcome.batchKeysMax
         self.connects += 1
@@ -410,7 +410,7 @@ class Client:
     def _answered(self, message: wire.Answer | wire.Pong) -> None:
         request = self._requests.get(message.id)  # type: ignore[arg-type]
         if request is None:
-            return self._distrust(f"an answer to request {message.id}, which was not asked")
+            return self.distrust(f"an answer to request {message.id}, which was not asked")
         if isinstance(message, wire.States):
             fits = request.kind == "lookup" and len(message.states) == request.count
         elif isinstance(message, wire.Done):
@@ -423,7 +423,7 @@ class Client:
         else:
             fits = True
         if not fits:
-            return self._distrust(f"an answer that does not fit request {request.id} ({request.kind})")
+            return self.distrust(f"an answer that does not fit request {request.id} ({request.kind})")
         del self._requests[request.id]
         if request.kind == "ping":
             self._ping_outstanding = False
@@ -443,7 +443,7 @@ class Client:
         self.last_error = error
         self._begin_closing()
 
-    def _distrust(self, what: str) -> None:
+    def distrust(self, what: str) -> None:
         logger.error("kvferry: the server at %s sent what makes no sense: %s; closing", self.path, what)
         self._begin_closing()
 
