@@ -35,7 +35,7 @@ def harness(server):
 def direct_server(tmp_path):
     from stand_in_direct import DirectStandIn
 
-    with DirectStandIn(str(tmp_path / "d")) as server:
+    with DirectStandIn(str(tmp_path / "d"), slots=64, slot_bytes=65536) as server:
         yield server
 
 

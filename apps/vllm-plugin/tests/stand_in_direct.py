@@ -40,7 +40,7 @@ class DirectStandIn(StandInServer):
         die_in_scatter: it kills itself when the first half of a SCATTER has been copied.
     """
 
-    def __init__(self, path, slots=64, slot_bytes=65536, disk=None, **options):
+    def __init__(self, path, slots=256, slot_bytes=1 << 20, disk=None, **options):
         super().__init__(path, **options)
         self.slot_bytes = slot_bytes
         self.instance = uuid.uuid4().hex
