@@ -8,6 +8,7 @@ import type {
   ChecksumImplementation,
   ConnectionHandlers,
   ConnectOptions,
+  DeviceCopies,
   FileEngineStats,
   FileFeatures,
   FileStoreCounters,
@@ -16,6 +17,7 @@ import type {
   FolderStamps,
   ListenOptions,
   MappedRegion,
+  OpenDeviceOptions,
   RecoveredDrive,
   RegionShape,
   SegmentAppend,
@@ -50,6 +52,7 @@ export interface AddonEngine extends Cancels {
   openStore(options: FileStoreOptions, ticket: number): Promise<AddonStore>;
   folderCall(name: string, ticket: number, path: string, ...rest: readonly unknown[]): Promise<unknown>;
   copyBlocks(copy: BlockCopy, ticket: number): Promise<BlockResult>;
+  openDevice(options: OpenDeviceOptions): Promise<AddonDevice>;
   stats(): FileEngineStats;
   close(): Promise<void>;
 }
@@ -73,6 +76,13 @@ export interface AddonStore {
   keysIn(folder: string, ticket: number): Promise<Uint8Array>;
   counters(): FileStoreCounters;
   close(): void;
+}
+
+export interface AddonDevice {
+  readonly partBytes: number;
+  copy(scatter: boolean, copies: DeviceCopies, ticket: number): Promise<BlockResult>;
+  /** Once, after all copies have ended. */
+  close(): Promise<void>;
 }
 
 export interface AddonDrive extends Cancels {

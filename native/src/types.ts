@@ -213,7 +213,7 @@ export interface BlockCopy {
   readonly to: Uint8Array;
   readonly toRowBytes: number;
   readonly toSlots: Uint32Array;
-  /** At most either rowBytes. Both memories may be one, if no target slot is another block's source. */
+  /** At most either rowBytes. Both memories may be one, if no target slot is another block's source; a block whose slots are one place is only read. */
   readonly blockBytes: number;
   /** One CRC-32C a block, of its `blockBytes` bytes. compute: written when the promise settles, right only where the outcome is STORED.
    * verify: read at the call. */
@@ -258,6 +258,9 @@ export interface FileEngine {
   copyBlocks(copy: BlockCopy): Promise<BlockResult>;
   /** Probes the folders and makes them. Rejects with an Error whose `code` is one of core's codes and whose `context` has path and errno. */
   openStore(options: FileStoreOptions, signal?: AbortSignal): Promise<FileStore>;
+  /** Opens an engine's memory. Its copies are never abandoned, also where the engine is abandonable: those under way are waited for. Rejects with an Error: INVALID_ARGUMENT whose
+   * `context.field` names what is wrong, PERMISSION that says what helps, DEVICE_LOST, DEVICE_FAILED, UNSUPPORTED. */
+  openDevice(options: OpenDeviceOptions): Promise<Device>;
   stats(): FileEngineStats;
   /** Ends the threads after the blocks under way. Queued blocks end as FAILED(CLOSED), and so does, in an abandonable engine, what is still
    * under way after a second. */
@@ -472,9 +475,6 @@ export interface DeviceLayout {
   readonly groups: readonly (readonly { readonly tensor: number; readonly bytes: number }[])[];
   readonly blocksPerChunk: number;
 }
-
-/** A page that is not there: it is not copied. */
-export const NO_BLOCK = 0xffff_ffff;
 
 export interface DeviceCopies {
   /** The whole host memory; must stay valid until the promise settles. */

@@ -126,3 +126,21 @@ test("a client that cuts its region short loses its own blocks only", async () =
   expect(count((await engine.copyBlocks(storing(8))).outcomes, STORED)).toBe(8);
   cut.close();
 });
+
+test("a block whose slots are one place is verified where it lies", async () => {
+  const checksums = new Uint32Array(ROWS);
+  await engine.copyBlocks(storing(ROWS, checksums));
+  const slots = slotsOf(ROWS).reverse();
+  const inPlace: BlockCopy = {
+    ...storing(ROWS, checksums),
+    ...{ from: arena.bytes, fromRowBytes: BLOCK, fromSlots: slots, toSlots: slots, mode: "verify" },
+  };
+  const before = arena.bytes.slice();
+  expect(count((await engine.copyBlocks(inPlace)).outcomes, LOADED)).toBe(ROWS);
+  expect(Buffer.compare(before, arena.bytes)).toBe(0);
+  const at = (slots[7] as number) * BLOCK + BLOCK - 1;
+  arena.bytes[at] = (arena.bytes[at] as number) ^ 0x80;
+  const { outcomes } = await engine.copyBlocks(inPlace);
+  expect(outcomes[7]).toBe(CORRUPT);
+  expect(count(outcomes, LOADED)).toBe(ROWS - 1);
+});

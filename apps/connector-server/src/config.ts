@@ -23,6 +23,10 @@ export interface LimitsConfig {
   readonly operationsMax?: number;
 }
 
+interface DirectConfig {
+  readonly stagingBytes?: Size;
+}
+
 interface WarmConfig {
   readonly bytes?: Size;
   readonly rate?: Size;
@@ -40,6 +44,8 @@ export interface ServerConfig {
   readonly tiers?: readonly TierConfig[];
   /** Warms the upper tiers at the start. */
   readonly warm?: WarmConfig;
+  /** For engines in direct mode. */
+  readonly direct?: DirectConfig;
 }
 
 export interface HttpAddress {
@@ -74,9 +80,17 @@ export interface ResolvedConfig {
   readonly limits: ResolvedLimits;
   /** Fastest first. */
   readonly tiers: readonly ResolvedTier[];
+  readonly direct: {
+    /** Memory of each namespace with such engines, in which chunks are put together and loaded. */
+    readonly stagingBytes: number;
+  };
   /** undefined: not at the start. */
   readonly warm: ResolvedWarm | undefined;
 }
+
+const STAGING_BYTES = 64 * 2 ** 20;
+/** Half of it is one view, and Node 20 has none of 4 GiB. */
+const STAGING_BYTES_MAX = 4 * 2 ** 30;
 
 export const HTTP_DEFAULT = "127.0.0.1:9464";
 
@@ -103,8 +117,15 @@ export function resolveConfig(config: ServerConfig, env: NodeJS.ProcessEnv = pro
       operationsMax: limits.operationsMax ?? 64,
     },
     tiers,
+    direct: { stagingBytes: stagingBytesOf(config.direct) },
     warm: config.warm === undefined ? undefined : resolveWarm(config.warm, tiers),
   };
+}
+
+function stagingBytesOf({ stagingBytes }: DirectConfig = {}): number {
+  const bytes = sizeOf("direct.stagingBytes", stagingBytes) ?? STAGING_BYTES;
+  if (bytes <= STAGING_BYTES_MAX) return bytes;
+  throw invalid("direct.stagingBytes", `is ${bytes}, and ${STAGING_BYTES_MAX} is the most`);
 }
 
 function resolveWarm({ bytes, rate }: WarmConfig, tiers: readonly ResolvedTier[]): ResolvedWarm {

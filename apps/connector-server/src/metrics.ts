@@ -2,9 +2,12 @@ import { type BatchResult, type CircuitState, type ErrorCode, outcomeName } from
 import { Counter, collectDefaultMetrics, Gauge, Histogram, type Registry } from "prom-client";
 import type { TierRuntime } from "./storage/tier-runtime.js";
 
-export type Operation = "lookup" | "store" | "load";
+const OPERATIONS = ["lookup", "store", "load", "hold", "gather", "scatter"] as const;
+/** What engines without direct mode ask for. */
+const TIER_OPERATIONS = 3;
 
-const OPERATIONS: readonly Operation[] = ["lookup", "store", "load"];
+export type Operation = (typeof OPERATIONS)[number];
+
 const STATE_NAMES: readonly string[] = ["miss", "hit", "pending"];
 const CIRCUIT_STATES: readonly CircuitState[] = ["closed", "half-open", "open"];
 const OUTCOMES_MAX = 256;
@@ -44,11 +47,7 @@ class OperationCounts {
 /** What the server counts. One instance a server, with a registry of its own. */
 export class ServerMetrics {
   readonly registry: Registry;
-  readonly #counts: Readonly<Record<Operation, OperationCounts>> = {
-    lookup: new OperationCounts(),
-    store: new OperationCounts(),
-    load: new OperationCounts(),
-  };
+  readonly #counts: Readonly<Record<Operation, OperationCounts>> = ofEach(() => new OperationCounts());
   readonly #seconds: Record<Operation, { observe(value: number): void }>;
   readonly #batchKeys: Record<Operation, { observe(value: number): void }>;
   readonly #refusals: Counter<"code">;
@@ -71,13 +70,8 @@ export class ServerMetrics {
       buckets: [...KEYS_BUCKETS],
       registers,
     });
-    const children = (histogram: Histogram<"operation">): Record<Operation, { observe(value: number): void }> => ({
-      lookup: histogram.labels("lookup"),
-      store: histogram.labels("store"),
-      load: histogram.labels("load"),
-    });
-    this.#seconds = children(seconds);
-    this.#batchKeys = children(batchKeys);
+    this.#seconds = ofEach((operation) => seconds.labels(operation));
+    this.#batchKeys = ofEach((operation) => batchKeys.labels(operation));
     this.#refusals = new Counter({
       name: "kvferry_connections_refused_total",
       help: "Connections that the server ended, by error code.",
@@ -121,7 +115,8 @@ export class ServerMetrics {
   }
 
   status(): readonly CounterStatus[] {
-    return OPERATIONS.map((operation) => {
+    const used = OPERATIONS.filter((each, i) => i < TIER_OPERATIONS || this.#counts[each].requests > 0);
+    return used.map((operation) => {
       const { requests, failures, outcomes } = this.#counts[operation];
       const keys: Record<string, number> = {};
       outcomes.forEach((count, outcome) => {
@@ -244,6 +239,10 @@ export class ServerMetrics {
       },
     });
   }
+}
+
+function ofEach<T>(make: (operation: Operation) => T): Record<Operation, T> {
+  return Object.fromEntries(OPERATIONS.map((operation) => [operation, make(operation)])) as Record<Operation, T>;
 }
 
 function labelOf(operation: Operation, outcome: number): string {

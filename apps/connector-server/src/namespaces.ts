@@ -42,6 +42,7 @@ export interface OpenNamespace {
 export interface NamespaceLease {
   readonly namespace: Namespace;
   readonly backend: OffloadBackend;
+  readonly storage: NamespaceStorage;
   /** May be called twice. */
   release(): void;
 }
@@ -138,7 +139,8 @@ export class NamespacePool {
     }
     checkSameShape(entry.shape, shape);
     const leave = await this.#hold(entry, "sessions");
-    return { namespace: entry.namespace, backend: entry.storage.backend, release: () => leave(false) };
+    const { namespace, storage } = entry;
+    return { namespace, storage, backend: storage.backend, release: () => leave(false) };
   }
 
   /** Keeps it open. Returns the way to let it go. */

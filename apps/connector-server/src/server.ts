@@ -2,6 +2,8 @@ import { KvferryError, type Logger, silentLogger, toKvferryError } from "@kvferr
 import { type ConnectionHandlers, listenUnix, type UnixConnection, type UnixServer } from "@kvferry/native";
 import { Registry } from "prom-client";
 import { type HttpAddress, type ResolvedConfig, resolveConfig, type ServerConfig } from "./config.js";
+import { DirectEngines, HOLD_GRACE_MS } from "./direct/engines.js";
+import { registerDirectMetrics } from "./direct/metrics.js";
 import { type HttpServer, startHttp } from "./http.js";
 import { backendMetrics } from "./layers.js";
 import { Throttle } from "./log.js";
@@ -19,6 +21,8 @@ export interface ServerOptions {
   readonly logger?: Logger;
   /** Instead of the configured tiers: makes the backend of each namespace. */
   readonly createBackend?: BackendFactory;
+  /** Ms that what an engine in direct mode holds outlives its connections; default 60,000, which engines rely on. */
+  readonly holdGraceMs?: number;
 }
 
 export interface RunningServer {
@@ -54,16 +58,22 @@ class Server implements RunningServer {
   readonly #startedAtMs: number = Date.now();
   readonly #sessions: Set<Session> = new Set();
   readonly #createBackend: BackendFactory | undefined;
+  readonly #holdGraceMs: number;
   #storage: Storage | undefined;
   #namespaces: NamespacePool | undefined;
+  #engines: DirectEngines | undefined;
   #warmer: Warmer | undefined;
   #metrics: ServerMetrics | undefined;
   #unix: UnixServer | undefined;
   #http: HttpServer | undefined;
   #closing: Promise<boolean> | undefined;
 
-  constructor(config: ResolvedConfig, { logger = silentLogger, createBackend }: ServerOptions) {
+  constructor(
+    config: ResolvedConfig,
+    { logger = silentLogger, createBackend, holdGraceMs = HOLD_GRACE_MS }: ServerOptions,
+  ) {
     this.config = config;
+    this.#holdGraceMs = holdGraceMs;
     this.#logger = logger;
     this.#createBackend = createBackend;
   }
@@ -96,7 +106,9 @@ class Server implements RunningServer {
       });
       this.#warmer = new Warmer({ storage, namespaces: this.#namespaces, logger: this.#logger });
       this.#metrics = this.#createMetrics(registry, storage, this.#namespaces);
-      this.#listen(this.#namespaces, this.#metrics, this.#warmer);
+      this.#engines = this.#createEngines(this.#namespaces);
+      registerDirectMetrics(registry, this.#engines);
+      this.#listen(this.#namespaces, this.#engines, this.#metrics, this.#warmer);
       if (this.config.http !== undefined) await this.#serveHttp(this.config.http, this.#metrics);
     } catch (thrown) {
       this.#unix?.close();
@@ -128,6 +140,7 @@ class Server implements RunningServer {
       sessions: this.#sessions,
       storage: this.#opened(this.#storage),
       namespaces: this.#opened(this.#namespaces),
+      engines: this.#opened(this.#engines),
       warm: this.#warmer?.status,
       metrics: this.#opened(this.#metrics),
     });
@@ -146,6 +159,7 @@ class Server implements RunningServer {
     this.#logger.info({ sessions: this.#sessions.size }, "draining");
     this.#unix?.close();
     const warmed = this.#warmer?.stop();
+    this.#engines?.drain();
     for (const session of this.#sessions) session.drain();
     let ended = await this.#sessionsEnd(this.config.drainTimeoutMs);
     if (!ended) {
@@ -167,6 +181,7 @@ class Server implements RunningServer {
   async #release(warmed: Promise<void> | undefined): Promise<void> {
     await warmed;
     await this.#namespaces?.close();
+    await this.#engines?.close();
     await this.#storage?.close();
   }
 
@@ -187,13 +202,31 @@ class Server implements RunningServer {
     });
   }
 
-  #listen(namespaces: NamespacePool, metrics: ServerMetrics, warmer: Warmer): void {
+  #createEngines(namespaces: NamespacePool): DirectEngines {
+    const { direct, limits } = this.config;
+    return new DirectEngines({
+      namespaces,
+      stagingBytes: direct.stagingBytes,
+      deadlineMs: this.#deadlineMs,
+      keyBytesMax: limits.requestBytesMax,
+      graceMs: this.#holdGraceMs,
+      logger: this.#logger,
+    });
+  }
+
+  /** Ms that a request may take. */
+  get #deadlineMs(): number {
+    return Math.max(...this.config.tiers.map((tier) => tier.deadlineMs));
+  }
+
+  #listen(namespaces: NamespacePool, engines: DirectEngines, metrics: ServerMetrics, warmer: Warmer): void {
     const { limits } = this.config;
     const context: SessionContext = {
       identity: { name: "kvferry", version, pid: process.pid },
       limits,
-      deadlineMs: Math.max(...this.config.tiers.map((tier) => tier.deadlineMs)),
+      deadlineMs: this.#deadlineMs,
       namespaces,
+      engines,
       warmer,
       metrics,
       logger: this.#logger,

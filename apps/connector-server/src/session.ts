@@ -1,14 +1,8 @@
-import {
-  createNamespace,
-  type KeyBatch,
-  KvferryError,
-  type Logger,
-  type RemovalReason,
-  toKvferryError,
-} from "@kvferry/core";
+import { KvferryError, type Logger, toKvferryError } from "@kvferry/core";
 import { type ConnectionHandlers, closeFd, type UnixConnection } from "@kvferry/native";
 import {
   DESCRIPTORS_MAX,
+  type DirectHelloMessage,
   decodeClientMessage,
   encodeMessage,
   errorMessage,
@@ -16,16 +10,17 @@ import {
   FRAME_BYTES_MAX_BEFORE_HELLO,
   FrameDecoder,
   type HelloMessage,
-  PROTOCOL_VERSION,
   type ServerMessage,
   type WarmMessage,
 } from "@kvferry/protocol";
 import type { ResolvedLimits } from "./config.js";
+import { openDirectSession } from "./direct/direct-session.js";
+import type { DirectEngines } from "./direct/engines.js";
 import type { Throttle } from "./log.js";
 import type { ServerMetrics } from "./metrics.js";
-import type { NamespaceLease, NamespacePool } from "./namespaces.js";
-import { type ClientRegion, checkRegion, mapClientRegion } from "./region.js";
-import { Requests } from "./requests.js";
+import type { NamespacePool } from "./namespaces.js";
+import type { OpenedSession, SessionLink } from "./opened-session.js";
+import { openTierSession } from "./tier-session.js";
 import { answerWarm } from "./warm/answer-warm.js";
 import type { Warmer } from "./warm/warmer.js";
 
@@ -36,6 +31,7 @@ export interface SessionContext {
   /** Ms that a store or load may take. */
   readonly deadlineMs: number;
   readonly namespaces: NamespacePool;
+  readonly engines: DirectEngines;
   readonly warmer: Warmer;
   readonly metrics: ServerMetrics;
   readonly logger: Logger;
@@ -53,15 +49,14 @@ export interface SessionStatus {
   readonly namespace: string | undefined;
   readonly requests: number;
   readonly connectedAtMs: number;
+  /** In direct mode. */
+  readonly direct?: { readonly engine: string; readonly role: "scheduler" | "worker"; readonly part?: number };
 }
 
 /** Ms that requests may take to finish after the client has said that no more come. */
 const END_GRACE_MS = 5_000;
 /** Ms that the last bytes may take to leave. */
 const LINGER_MS = 2_000;
-
-/** Keys of a REMOVED message. */
-const REMOVED_KEYS_MAX = 65_536;
 const FLUSH_POLL_MS = 10;
 const nothing = new Uint8Array(0);
 
@@ -72,7 +67,7 @@ let lastSessionId = 0;
 
 /**
  * One connection. It reads frames, answers HELLO, hands requests to `Requests`, and keeps the fence of docs/protocol.md: whatever ends
- * the session, its socket is closed only after its last I/O has ended and the region is unmapped.
+ * the session, its socket is closed only after its last I/O has ended and the client's memory has been let go.
  */
 export class Session {
   readonly id: number = ++lastSessionId;
@@ -88,13 +83,10 @@ export class Session {
   #draining = false;
   /** The stream can take no more bytes. */
   #deaf = false;
-  #hello: HelloMessage | undefined;
-  #lease: NamespaceLease | undefined;
-  #region: ClientRegion | undefined;
-  #requests: Requests | undefined;
+  #hello: HelloMessage | DirectHelloMessage | undefined;
+  #opened: OpenedSession | undefined;
   /** Ends what WARM has begun. */
   readonly #warming: AbortController = new AbortController();
-  #stopListening: (() => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
   #peerGone = false;
   /** No I/O is under way and none can begin. */
@@ -124,9 +116,10 @@ export class Session {
       id: this.id,
       client: this.#hello === undefined ? "" : `${this.#hello.client.name} ${this.#hello.client.version}`,
       peerPid: this.#connection.peer.pid,
-      namespace: this.#lease?.namespace.digestHex,
-      requests: this.#requests?.count ?? 0,
+      namespace: this.#opened?.namespace.digestHex,
+      requests: this.#opened?.requests.book.count ?? 0,
       connectedAtMs: this.#connectedAtMs,
+      ...directStatus(this.#hello),
     };
   }
 
@@ -147,9 +140,9 @@ export class Session {
       this.#fatal(new KvferryError("UNAVAILABLE", "the server is about to end", { operation: "hello" }));
       return;
     }
-    this.#requests?.drain();
+    this.#opened?.requests.book.drain();
     this.#send({ t: "drain" });
-    this.#requests?.whenIdle(() => this.#end("drained", true));
+    this.#opened?.requests.book.whenIdle(() => this.#end("drained", true));
   }
 
   /** Turns the connection away. */
@@ -161,7 +154,7 @@ export class Session {
   abort(): void {
     if (this.#released) this.#close();
     else this.#end("aborted", false);
-    this.#requests?.abort();
+    this.#opened?.requests.book.abort();
   }
 
   #received(bytes: Uint8Array, fds: readonly number[]): void {
@@ -189,7 +182,7 @@ export class Session {
     this.#peerGone = true;
     if (this.#released) this.#close();
     else this.#end(`it broke: ${error?.message ?? "closed"}`, false);
-    this.#requests?.abort();
+    this.#opened?.requests.book.abort();
   }
 
   #takeDescriptors(fds: readonly number[]): void {
@@ -213,7 +206,7 @@ export class Session {
       } else if (message.t === "hello" || message.t === "warm") {
         throw new KvferryError("PROTOCOL", `'${message.t}' came after HELLO`);
       } else {
-        this.#requests?.handle(message);
+        this.#opened?.requests.handle(message);
       }
     }
     if (this.#state === "opening" && this.#decoder.bufferedBytes > FRAME_BYTES_MAX_BEFORE_HELLO) {
@@ -233,95 +226,41 @@ export class Session {
     this.#end("warmed", false);
   }
 
-  async #greet(hello: HelloMessage): Promise<void> {
+  async #greet(hello: HelloMessage | DirectHelloMessage): Promise<void> {
     this.#state = "opening";
     clearTimeout(this.#timer); // opening a namespace may take as long as the backend lets it
     this.#timer = undefined;
     this.#hello = hello;
-    const [fd, ...unclaimed] = this.#fds.splice(0);
-    for (const each of unclaimed) closeFd(each);
+    const fds = this.#fds.splice(0);
+    const link: SessionLink = { peer: this.#connection.peer, send: (message) => this.#send(message) };
     try {
-      await this.#open(hello, fd);
+      this.#opened =
+        "direct" in hello
+          ? await openDirectSession(hello, fds, this.#context, link)
+          : await openTierSession(hello, fds, this.#context, link);
     } catch (thrown) {
       this.#fatal(toKvferryError(thrown, "hello"));
       return this.#release();
     }
     if (this.#state !== "opening") return this.#release(); // ended meanwhile
-    this.#welcome(hello);
+    this.#welcome(hello, this.#opened);
     this.#received(nothing, []); // what came while HELLO was being answered
   }
 
-  async #open(hello: HelloMessage, fd: number | undefined): Promise<void> {
-    let unclaimed = fd;
-    try {
-      const namespace = createNamespace(hello.namespace);
-      checkRegion(hello);
-      unclaimed = undefined; // mapClientRegion takes it over
-      this.#region = await mapClientRegion(hello, fd);
-      const { keyBytes, blockBytes, vllmFs } = hello;
-      this.#lease = await this.#context.namespaces.acquire(namespace, {
-        keyBytes,
-        blockBytes,
-        vllmFs: vllmFs ?? undefined,
-      });
-    } finally {
-      if (unclaimed !== undefined) closeFd(unclaimed);
-    }
-  }
-
-  #welcome(hello: HelloMessage): void {
-    const { lease, region } = { lease: this.#lease as NamespaceLease, region: this.#region as ClientRegion };
-    const { identity, limits, metrics, deadlineMs } = this.#context;
-    const batchKeysMax = Math.min(limits.batchKeysMax, lease.backend.manifest.limits.batchKeysMax);
-    this.#requests = new Requests({
-      backend: lease.backend,
-      keyBytes: hello.keyBytes,
-      deadlineMs,
-      region,
-      batchKeysMax,
-      requestsMax: limits.requestsMax,
-      requestBytesMax: limits.requestBytesMax,
-      metrics,
-      logger: this.#logger,
-      send: (message) => this.#send(message),
-    });
-    if (hello.events) {
-      this.#stopListening = lease.backend.onRemoved((keys, reason) => this.#sendRemoved(keys, reason));
-    }
+  /** If the peer has gone, and its pid with it, WELCOME cannot be sent, and none of its requests is read. */
+  #welcome({ client }: HelloMessage | DirectHelloMessage, { welcome, fds, namespace, facts }: OpenedSession): void {
     this.#decoder.frameBytesMax = FRAME_BYTES_MAX;
     this.#state = "open";
-    this.#send({
-      t: "welcome",
-      version: PROTOCOL_VERSION,
-      server: identity,
-      digest: lease.namespace.digestHex,
-      requestsMax: limits.requestsMax,
-      batchKeysMax,
-    });
-    const { client } = hello;
-    this.#logger.info(
-      {
-        session: this.id,
-        client,
-        peer: this.#connection.peer,
-        namespace: lease.namespace.digestHex,
-        slots: hello.slots,
-      },
-      "an engine connected",
-    );
+    this.#send(welcome, fds);
+    const { peer } = this.#connection;
+    const common = { session: this.id, client, peer, namespace: namespace.digestHex };
+    this.#logger.info({ ...common, ...facts }, "an engine connected");
   }
 
-  #sendRemoved({ bytes, stride }: KeyBatch, reason: RemovalReason): void {
-    const step = REMOVED_KEYS_MAX * stride; // however many there are, a frame has its bound
-    for (let at = 0; at < bytes.length; at += step) {
-      this.#send({ t: "removed", keys: bytes.subarray(at, at + step), reason });
-    }
-  }
-
-  #send(message: ServerMessage): void {
+  #send(message: ServerMessage, fds: readonly number[] = []): void {
     if (this.#deaf) return;
     try {
-      if (this.#connection.send(encodeMessage(message))) return;
+      if (this.#connection.send(encodeMessage(message), fds)) return;
       this.#deaf = true;
     } catch (thrown) {
       this.#deaf = true;
@@ -332,7 +271,7 @@ export class Session {
     }
     // Nobody hears the answers any more.
     this.#end("the client does not read", false);
-    this.#requests?.abort();
+    this.#opened?.requests.book.abort();
   }
 
   /** Tells the client why, and ends. */
@@ -359,22 +298,24 @@ export class Session {
     for (const fd of this.#fds.splice(0)) closeFd(fd);
     this.#logger.debug({ session: this.id, reason }, "a session ends");
     if (wasOpening) return; // #greet goes on to #release
-    if (this.#requests === undefined) {
-      this.#release();
+    const book = this.#opened?.requests.book;
+    if (book === undefined) {
+      void this.#release();
       return;
     }
-    if (!finish) this.#requests.abort();
-    else this.#timer = setTimeout(() => this.#requests?.abort(), END_GRACE_MS);
-    this.#requests.whenIdle(() => this.#release());
+    if (!finish) book.abort();
+    else this.#timer = setTimeout(() => book.abort(), END_GRACE_MS);
+    book.whenIdle(() => void this.#release());
   }
 
-  /** No I/O is under way: gives back region and namespace, then ends the stream. */
-  #release(): void {
-    this.#stopListening?.();
-    this.#region?.close();
-    this.#lease?.release();
-    this.#region = undefined;
-    this.#lease = undefined;
+  /** No request is under way: gives back the client's memory and the namespace, then ends the stream. */
+  async #release(): Promise<void> {
+    try {
+      await this.#opened?.close();
+    } catch (thrown) {
+      this.#logger.error({ session: this.id, error: String(thrown) }, "letting go of a client's memory failed");
+    }
+    this.#opened = undefined;
     this.#released = true;
     clearTimeout(this.#timer);
     if (this.#deaf) {
@@ -400,4 +341,11 @@ export class Session {
     this.#logger.debug({ session: this.id }, "a session has ended");
     this.#resolveClosed();
   }
+}
+
+function directStatus(hello: HelloMessage | DirectHelloMessage | undefined): Pick<SessionStatus, "direct"> {
+  if (hello === undefined || !("direct" in hello)) return {};
+  const { direct } = hello;
+  const { engine, role } = direct;
+  return { direct: direct.role === "worker" ? { engine, role, part: direct.part } : { engine, role } };
 }

@@ -1,5 +1,6 @@
 import type { CircuitState, OffloadBackend, Usage } from "@kvferry/core";
 import type { HttpAddress, ResolvedConfig } from "./config.js";
+import type { DirectEngineStatus, DirectEngines } from "./direct/engines.js";
 import type { CounterStatus, ServerMetrics } from "./metrics.js";
 import type { NamespacePool, OpenNamespace } from "./namespaces.js";
 import type { Session, SessionStatus } from "./session.js";
@@ -54,6 +55,8 @@ export interface ServerStatus {
   /** Fastest first. */
   readonly tiers: readonly TierStatus[];
   readonly counters: readonly CounterStatus[];
+  /** Engines in direct mode. */
+  readonly direct: readonly DirectEngineStatus[];
   /** The last warming, or the one under way; left out if there was none. */
   readonly warm?: WarmStatus | undefined;
 }
@@ -66,6 +69,7 @@ export interface StatusParts {
   readonly sessions: Iterable<Session>;
   readonly storage: Storage;
   readonly namespaces: NamespacePool;
+  readonly engines: DirectEngines;
   readonly warm: WarmStatus | undefined;
   readonly metrics: ServerMetrics;
 }
@@ -83,6 +87,7 @@ export async function statusOf(parts: StatusParts): Promise<ServerStatus> {
     namespaces: await Promise.all(parts.namespaces.list().map(namespaceStatus)),
     tiers: parts.storage.tiers.map(tierStatus),
     counters: parts.metrics.status(),
+    direct: parts.engines.status,
     ...(parts.warm === undefined ? {} : { warm: parts.warm }),
   };
 }

@@ -48,7 +48,7 @@ uint32_t copyWithChecksum(const uint8_t* from, uint8_t* to, size_t bytes) {
   uint32_t checksum = 0;
   while (bytes > 0) {
     const size_t piece = std::min(bytes, kCopyPieceBytes);
-    copyPiece(to, from, piece);
+    if (to != from) copyPiece(to, from, piece);
     // After the copy, while the source is in the cache: a source that is given to another block meanwhile does not verify.
     checksum = crc32c(from, piece, checksum);
     from += piece;

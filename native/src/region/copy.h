@@ -12,7 +12,8 @@ namespace kvferry {
 /** Bytes that are copied and then summed while they are still in the cache. */
 constexpr size_t kCopyPieceBytes = 32 * 1024;
 
-/** Copies `bytes` bytes and returns their CRC-32C. The two must not overlap, but may be the same. */
+/** Copies `bytes` bytes and returns their CRC-32C. The two must not overlap, but may be the same: then they are only
+ * read. */
 uint32_t copyWithChecksum(const uint8_t* from, uint8_t* to, size_t bytes);
 
 /** A memory that blocks are copied from or to. */

@@ -89,7 +89,8 @@ export class HostArena {
     this.#members.add(member);
   }
 
-  /** @param extents what the member had. */
+  /** May be called again for extents that were in use when the member left.
+   * @param extents what the member had. */
   leave(member: ArenaMember, extents: readonly number[]): void {
     this.#members.delete(member);
     this.#free.push(...extents);

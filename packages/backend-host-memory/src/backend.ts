@@ -5,7 +5,6 @@ import {
   type BatchResult,
   type BlockBatch,
   BlockLedger,
-  type CallOptions,
   DEFAULT_POLICY,
   type EvictingListener,
   EvictingListeners,
@@ -19,11 +18,9 @@ import {
   Outcome,
   type PolicyFactory,
   policyNamed,
-  type Region,
   type ScanEntry,
   type ScanPage,
   selectBatch,
-  selectKeys,
   setOutcome,
   type Usage,
   uniformResult,
@@ -31,6 +28,7 @@ import {
 import type { ArenaMember, ExtentOffer, HostArena } from "./arena.js";
 import { BlockFacts } from "./block-facts.js";
 import { hostMemoryManifest } from "./manifest.js";
+import { type HeldBlocks, type ReadOptions, Reads } from "./reads.js";
 import { Slots } from "./slots.js";
 
 export interface HostMemoryConfig {
@@ -44,7 +42,8 @@ export interface HostMemoryConfig {
  * Blocks in the memory of a node. Copies and checksums are made by the data plane's threads; every load verifies.
  *
  * It makes room by itself: by letting its own blocks go, the least worth first, or by taking the extent of another namespace that was used longer ago
- * than those. Whoever listens by `onEvicting` can copy blocks before they go; then they are announced as "evicted". A block that a call is reading stays.
+ * than those. Whoever listens by `onEvicting` can copy blocks before they go; then they are announced as "evicted". A block that a call is reading stays, and so does
+ * one that is held.
  */
 export class HostMemoryBackend extends OffloadBackend implements EvictionSource {
   readonly #arena: HostArena;
@@ -54,10 +53,13 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     offer: () => this.#offer(),
     giveUp: (extent) => this.#giveUp(extent),
   };
-  readonly #givingUp: Set<Promise<void>> = new Set();
+  /** What has to end before it can be closed, besides calls. */
+  readonly #underWay: Set<Promise<unknown>> = new Set();
+  readonly #facts: BlockFacts = new BlockFacts();
   #ledger: BlockLedger | undefined;
   #slotsOrNone: Slots | undefined;
-  #facts: BlockFacts = new BlockFacts();
+  #readsOrNone: Reads | undefined;
+  #hasLeft = false;
 
   /** @throws KvferryError CONFIG_INVALID for a policy that does not exist. */
   constructor({ arena, policy = DEFAULT_POLICY }: HostMemoryConfig) {
@@ -67,10 +69,15 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     this.#policy = policy;
   }
 
+  /** Where the blocks lie. */
+  get arena(): HostArena {
+    return this.#arena;
+  }
+
   /** Blocks that it takes now, at least, without letting any go.
    * @throws KvferryError NOT_OPEN unless it is open. */
   get roomBlocks(): number {
-    if (this.state !== "open") throw new KvferryError("NOT_OPEN", "host-memory: it is not open");
+    this.#checkOpen();
     return this.#slots.freeSlots + this.#arena.freeExtents * this.#slots.extentSlotsMin;
   }
 
@@ -78,7 +85,34 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     return this.#evicting.add(listener);
   }
 
-  protected override async _open({ keyBytes, blockBytes, clock }: AuthorContext): Promise<void> {
+  /**
+   * Verifies blocks where they lie, and keeps them there: until it is released, a held block is neither evicted nor moved, and its memory is not used again, not even
+   * after `remove` or `close`. A key may be held any number of times. It is a use of the block; a damaged one is dropped, and announced.
+   *
+   * @throws KvferryError NOT_OPEN unless it is open, INVALID_ARGUMENT for keys of another length.
+   */
+  async hold(keys: KeyBatch, options: ReadOptions = {}): Promise<HeldBlocks> {
+    this.#checkOpen();
+    const { keyBytes } = this.context;
+    if (keys.stride !== keyBytes) {
+      throw new KvferryError("INVALID_ARGUMENT", `host-memory: keys have ${keys.stride} bytes, not ${keyBytes}`, {
+        operation: "hold",
+        context: { field: "keys.stride" },
+      });
+    }
+    return this.#during(this.#reads.hold(keys, this.#find(keys), options));
+  }
+
+  /** Takes back one hold for each of the offsets that `hold` gave. May be called after `close`, too.
+   * @throws KvferryError INVALID_ARGUMENT for an offset that is not held. */
+  release(offsets: Iterable<number>): void {
+    for (const offset of offsets) {
+      const extent = this.#slots.extentOf(this.#reads.release(offset));
+      if (this.#hasLeft && !this.#slots.isBusy(extent)) this.#arena.leave(this.#member, [extent]);
+    }
+  }
+
+  protected override async _open({ keyBytes, blockBytes, clock, logger }: AuthorContext): Promise<void> {
     const { extentBytes, capacityBytes } = this.#arena;
     const slots = new Slots(blockBytes, extentBytes, capacityBytes);
     if (slots.strideBytes > extentBytes) {
@@ -92,6 +126,16 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     const capacityBlocks = Math.floor(capacityBytes / slots.strideBytes);
     this.#ledger = new BlockLedger({ keyBytes, capacityBlocks, policy, clock });
     this.#slotsOrNone = slots;
+    this.#readsOrNone = new Reads({
+      arena: this.#arena,
+      blocks: this.#ledger,
+      slots,
+      facts: this.#facts,
+      blockBytes,
+      logger,
+      nowMs: () => clock.nowMs(),
+      damaged: (keys) => this.announceRemoved(keys, "corrupt"),
+    });
     this.#arena.join(this.#member);
   }
 
@@ -126,11 +170,13 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     const rows = this.#find(batch.keys);
     const found: number[] = [];
     for (let i = 0; i < rows.length; i++) if (rows[i] !== NO_ROW) found.push(i);
-    if (found.length === rows.length) return this.#copyOut(batch, rows, options);
+    const { keys, region, slots } = batch;
+    if (found.length === rows.length) return this.#reads.copyOut(keys, rows, region, slots, options);
     const result = uniformResult(rows.length, Outcome.MISS);
     if (found.length === 0) return result;
     const foundRows = Int32Array.from(found, (i) => rows[i] as number);
-    mergeResult(result, found, await this.#copyOut(selectBatch(batch, found), foundRows, options));
+    const part = selectBatch(batch, found);
+    mergeResult(result, found, await this.#reads.copyOut(part.keys, foundRows, region, part.slots, options));
     return result;
   }
 
@@ -140,8 +186,7 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     for (let i = 0; i < rows.length; i++) {
       const row = rows[i] as number;
       if (row === NO_ROW || this.#blocks.index.tiers(row) === 0) continue; // a key twice in the batch
-      this.#blocks.drop(row);
-      this.#slots.release(this.#facts.slot(row));
+      this.#reads.drop(row);
       setOutcome(result, i, Outcome.REMOVED);
     }
     return result;
@@ -168,11 +213,16 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
   }
 
   protected override async _close(): Promise<void> {
-    if (this.#slotsOrNone === undefined) return;
-    while (this.#givingUp.size > 0) await Promise.all(this.#givingUp);
-    this.#arena.leave(this.#member, this.#slots.extents);
+    if (this.#slotsOrNone === undefined) return; // it was never open
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+    const free = this.#slots.extents.filter((extent) => !this.#slots.isBusy(extent));
+    this.#hasLeft = true;
+    this.#arena.leave(this.#member, free);
     this.#blocks.close();
-    this.#slotsOrNone = undefined;
+  }
+
+  #checkOpen(): void {
+    if (this.state !== "open") throw new KvferryError("NOT_OPEN", "host-memory: it is not open");
   }
 
   get #blocks(): BlockLedger {
@@ -181,6 +231,10 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
 
   get #slots(): Slots {
     return this.#slotsOrNone as Slots;
+  }
+
+  get #reads(): Reads {
+    return this.#readsOrNone as Reads;
   }
 
   #find(keys: KeyBatch): Int32Array {
@@ -244,60 +298,6 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     }
   }
 
-  async #copyOut(batch: BlockBatch, rows: Int32Array, options: AuthorOptions): Promise<BatchResult> {
-    const { keys, region, slots: targets } = batch;
-    const slots = Uint32Array.from(rows, (row) => this.#facts.slot(row));
-    const checksums = Uint32Array.from(rows, (row) => this.#facts.checksum(row));
-    this.#blocks.pin(rows);
-    this.#slots.beginReading(slots, this.context.clock.nowMs());
-    try {
-      const result = await this.#verify(slots, checksums, region, targets, options);
-      this.#blocks.noteLoad(keys, rows);
-      if (result.outcomes.includes(Outcome.CORRUPT)) this.#dropDamaged(keys, rows, slots, result);
-      return result;
-    } finally {
-      this.#slots.endReading(slots);
-      this.#blocks.unpin(rows);
-    }
-  }
-
-  #verify(
-    slots: Uint32Array,
-    checksums: Uint32Array,
-    region: Region,
-    targets: Uint32Array,
-    { signal, priority }: CallOptions,
-  ): Promise<BatchResult> {
-    return this.#arena.engine.copyBlocks({
-      from: this.#arena.region.bytes,
-      fromRowBytes: this.#slots.strideBytes,
-      fromSlots: slots,
-      to: region.bytes,
-      toRowBytes: region.rowBytes,
-      toSlots: targets,
-      blockBytes: this.context.blockBytes,
-      checksums,
-      mode: "verify",
-      ...(priority === undefined ? {} : { priority }),
-      signal,
-    });
-  }
-
-  #dropDamaged(keys: KeyBatch, rows: Int32Array, slots: Uint32Array, { outcomes }: BatchResult): void {
-    const damaged: number[] = [];
-    for (let i = 0; i < rows.length; i++) {
-      const row = rows[i] as number;
-      if (outcomes[i] !== Outcome.CORRUPT || this.#blocks.index.tiers(row) === 0) continue;
-      if (this.#facts.slot(row) !== slots[i]) continue; // another block has the row by now
-      this.#blocks.drop(row);
-      this.#slots.release(slots[i] as number);
-      damaged.push(i);
-    }
-    if (damaged.length === 0) return;
-    this.context.logger.error({ blocks: damaged.length }, "blocks in memory were damaged");
-    this.announceRemoved(selectKeys(keys, damaged), "corrupt");
-  }
-
   /** Slots for `count` blocks, or for as many as can be made room for. */
   async #room(count: number): Promise<number[]> {
     const slots = this.#slots.take(count);
@@ -349,7 +349,7 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
       await this.#evicting.tell({
         keys,
         load: (positions, region, targets, options = {}) =>
-          this.#verify(
+          this.#reads.verify(
             Uint32Array.from(positions, (i) => slots[i] as number),
             Uint32Array.from(positions, (i) => checksums[i] as number),
             region,
@@ -377,8 +377,16 @@ export class HostMemoryBackend extends OffloadBackend implements EvictionSource 
     const checksums = rows.map((row) => this.#facts.checksum(row));
     for (const row of rows) this.#blocks.drop(row);
     const leaving = this.#letGo(keys, slots, checksums);
-    this.#givingUp.add(leaving);
-    await leaving.finally(() => this.#givingUp.delete(leaving));
+    await this.#during(leaving);
     return true;
+  }
+
+  async #during<T>(ending: Promise<T>): Promise<T> {
+    this.#underWay.add(ending);
+    try {
+      return await ending;
+    } finally {
+      this.#underWay.delete(ending);
+    }
   }
 }

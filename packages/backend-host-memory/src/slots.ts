@@ -1,3 +1,5 @@
+import { KvferryError, NO_ROW } from "@kvferry/core";
+
 const PAGE_BYTES = 4096;
 const LINE_BYTES = 64;
 
@@ -5,7 +7,7 @@ const LINE_BYTES = 64;
 interface Extent {
   readonly first: number;
   readonly count: number;
-  /** Slots that stores are filling, and reads of slots: while there are any, the extent stays. */
+  /** Slots that stores are filling, and reads and holds of slots: while there are any, the extent stays. */
   busy: number;
   /** The last store into it or load from it. */
   usedAtMs: number;
@@ -25,6 +27,8 @@ export class Slots {
   /** The row whose block lies in a slot, plus one; 0 for none. */
   readonly #rows: Int32Array;
   readonly #readers: Int32Array;
+  /** How often each held slot is held; a hold is a reader, too. */
+  readonly #holds: Map<number, number> = new Map();
   /** 1 for a slot that becomes free when its readers have left. */
   readonly #leaving: Uint8Array;
 
@@ -115,13 +119,46 @@ export class Slots {
     }
   }
 
-  endReading(slots: Uint32Array): void {
+  endReading(slots: Iterable<number>): void {
     for (const slot of slots) {
       this.#extentOf(slot).busy--;
       if (--(this.#readers[slot] as number) > 0 || this.#leaving[slot] === 0) continue;
       this.#leaving[slot] = 0;
       this.#free.push(slot);
     }
+  }
+
+  /** The row whose block lies in the slot; NO_ROW if it has gone. */
+  rowOf(slot: number): number {
+    const row = (this.#rows[slot] as number) - 1;
+    return row < 0 ? NO_ROW : row;
+  }
+
+  /** How often the slot is held. */
+  holdsOf(slot: number): number {
+    return this.#holds.get(slot) ?? 0;
+  }
+
+  /** Makes a reading of the slot a hold of it, which ends with `endHolding`. */
+  keepHolding(slot: number): void {
+    this.#holds.set(slot, this.holdsOf(slot) + 1);
+  }
+
+  /** The row whose block was held, if it is still there; else NO_ROW.
+   * @throws KvferryError INVALID_ARGUMENT for a slot that is not held. */
+  endHolding(slot: number): number {
+    const holds = this.holdsOf(slot);
+    if (holds === 0) throw new KvferryError("INVALID_ARGUMENT", "host-memory: no such block is held");
+    if (holds === 1) this.#holds.delete(slot);
+    else this.#holds.set(slot, holds - 1);
+    const row = this.rowOf(slot);
+    this.endReading([slot]);
+    return row;
+  }
+
+  /** Whether slots of the extent are being filled, read or held. */
+  isBusy(extent: number): boolean {
+    return (this.#extents[extent]?.busy ?? 0) > 0;
   }
 
   /** The extent that was used longest ago of those in which no slot is being filled or read. */
@@ -154,7 +191,11 @@ export class Slots {
     return { rows, slots };
   }
 
+  extentOf(slot: number): number {
+    return Math.floor((slot * this.strideBytes) / this.#extentBytes);
+  }
+
   #extentOf(slot: number): Extent {
-    return this.#extents[Math.floor((slot * this.strideBytes) / this.#extentBytes)] as Extent;
+    return this.#extents[this.extentOf(slot)] as Extent;
   }
 }

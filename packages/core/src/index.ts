@@ -29,7 +29,7 @@ export {
   type Verdict,
   verifyBlock,
 } from "./block-verdict.js";
-export { type AuthorOptions, abortCode, type CallOptions, type Priority } from "./call.js";
+export { type AuthorOptions, abortCode, type CallLimit, type CallOptions, callLimit, type Priority } from "./call.js";
 export { type Checksum, crc32c } from "./crc32c.js";
 export {
   ERROR_CODES,
@@ -74,6 +74,7 @@ export {
   type MetricsSink,
 } from "./layers/metrics.js";
 export { type RetryConfig, RetryLayer } from "./layers/retry.js";
+export { StagingPool } from "./layers/staging-pool.js";
 export {
   CAPABILITY_NAMES,
   type Capabilities,

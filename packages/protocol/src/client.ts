@@ -1,27 +1,8 @@
-import {
-  type BatchResult,
-  type KeyBatch,
-  KvferryError,
-  type NamespaceFields,
-  packedKeys,
-  type RemovalReason,
-  toKvferryError,
-} from "@kvferry/core";
-import { decodeServerMessage, errorFromMessage } from "./decode.js";
-import { encodeMessage } from "./encode.js";
-import { FrameDecoder } from "./frames.js";
-import { FRAME_BYTES_MAX, PROTOCOL_VERSION, REQUEST_ID_MAX } from "./limits.js";
-import type {
-  ClientIdentity,
-  HelloMessage,
-  RequestMessage,
-  ServerMessage,
-  VllmFsNames,
-  WelcomeMessage,
-} from "./messages.js";
-import { type Connector, type FrameTransport, nativeTransport, netTransport } from "./transport.js";
-
-const HELLO_TIMEOUT_MS = 30_000;
+import { type BatchResult, type KeyBatch, KvferryError, type NamespaceFields, type RemovalReason } from "@kvferry/core";
+import { PROTOCOL_VERSION } from "./limits.js";
+import { Link, type RequestOptions } from "./link.js";
+import type { ClientIdentity, HelloMessage, VllmFsNames, WelcomeMessage } from "./messages.js";
+import { type Connector, nativeTransport, netTransport } from "./transport.js";
 
 /** The memory that holds the blocks: a region of @kvferry/native (by its descriptor), or a file (by its path). */
 export interface ClientRegion {
@@ -55,21 +36,9 @@ export interface ConnectOptions {
   readonly timeoutMs?: number;
 }
 
-export interface RequestOptions {
-  /** Sends CANCEL. The promise still settles only when nothing touches the slots any more. */
-  readonly signal?: AbortSignal;
-}
-
 export interface TransferResult extends BatchResult {
   /** Microseconds that the server took. */
   readonly us: number;
-}
-
-interface Pending {
-  readonly type: RequestMessage["t"];
-  readonly count: number;
-  resolve(value: never): void;
-  reject(error: KvferryError): void;
 }
 
 /**
@@ -81,13 +50,10 @@ interface Pending {
 export class KvferryClient {
   readonly welcome: WelcomeMessage;
   readonly #link: Link;
-  readonly #keyBytes: number;
-  #nextId = 0;
 
-  private constructor(link: Link, welcome: WelcomeMessage, keyBytes: number) {
+  private constructor(link: Link, welcome: WelcomeMessage) {
     this.#link = link;
     this.welcome = welcome;
-    this.#keyBytes = keyBytes;
   }
 
   /** Connects, passes the region and waits for WELCOME.
@@ -95,8 +61,9 @@ export class KvferryClient {
   static async connect(options: ConnectOptions): Promise<KvferryClient> {
     const link = new Link(options);
     await link.open(connectorOf(options));
-    const welcome = await link.greet(helloOf(options), options);
-    return new KvferryClient(link, welcome, options.keyBytes);
+    const { fd } = options.region;
+    const { welcome } = await link.greet(helloOf(options), fd !== undefined && fd >= 0 ? [fd] : []);
+    return new KvferryClient(link, welcome);
   }
 
   /** False once the connection is over; every call rejects from then on. */
@@ -111,7 +78,8 @@ export class KvferryClient {
 
   /** One LookupState byte per key. */
   lookup(keys: KeyBatch, options: RequestOptions = {}): Promise<Uint8Array> {
-    return this.#request({ t: "lookup", id: this.#id(), keys: this.#packed(keys) }, keys.count, options);
+    const link = this.#link;
+    return link.request({ t: "lookup", id: link.id(), keys: link.packed(keys) }, keys.count, options);
   }
 
   /** Stores the blocks in the slots. */
@@ -125,7 +93,7 @@ export class KvferryClient {
   }
 
   ping(): Promise<void> {
-    return this.#request({ t: "ping", id: this.#id() }, 0, {});
+    return this.#link.request({ t: "ping", id: this.#link.id() }, 0, {});
   }
 
   /** Ends the connection: says that no more requests come, and waits until the server has ended its I/O and the stream. Requests under
@@ -145,211 +113,9 @@ export class KvferryClient {
       throw new KvferryError("INVALID_ARGUMENT", `${slots.length} slots for ${keys.count} keys`, { operation: t });
     }
     const packed = slots instanceof Uint32Array ? slots : Uint32Array.from(slots);
-    return this.#request({ t, id: this.#id(), keys: this.#packed(keys), slots: packed }, keys.count, options);
+    const link = this.#link;
+    return link.request({ t, id: link.id(), keys: link.packed(keys), slots: packed }, keys.count, options);
   }
-
-  #packed(keys: KeyBatch): Uint8Array {
-    if (keys.stride !== this.#keyBytes) {
-      throw new KvferryError(
-        "INVALID_ARGUMENT",
-        `keys of ${keys.stride} bytes on a connection with keyBytes ${this.#keyBytes}`,
-      );
-    }
-    return keys.bytes;
-  }
-
-  #id(): number {
-    do this.#nextId = this.#nextId === REQUEST_ID_MAX ? 0 : this.#nextId + 1;
-    while (this.#link.pending.has(this.#nextId));
-    return this.#nextId;
-  }
-
-  #request<T>(message: RequestMessage, count: number, { signal }: RequestOptions): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      if (signal?.aborted) {
-        reject(new KvferryError("ABORTED", `${message.t}: aborted before it was sent`, { operation: message.t }));
-        return;
-      }
-      const cancel = (): void => void this.#link.send({ t: "cancel", id: this.#id(), target: message.id });
-      const release = (): void => signal?.removeEventListener("abort", cancel);
-      this.#link.pending.set(message.id, {
-        type: message.t,
-        count,
-        resolve(value) {
-          release();
-          resolve(value);
-        },
-        reject(error) {
-          release();
-          reject(error);
-        },
-      });
-      signal?.addEventListener("abort", cancel, { once: true });
-      try {
-        if (this.#link.send(message)) return;
-      } catch (thrown) {
-        this.#link.take(message.id)?.reject(toKvferryError(thrown, message.t));
-        return;
-      }
-      this.#link.take(message.id)?.reject(this.#link.overError(message.t));
-    });
-  }
-}
-
-/** The stream, its decoder and what waits for answers. */
-class Link {
-  readonly pending: Map<number, Pending> = new Map();
-  readonly closed: Promise<KvferryError | undefined>;
-  readonly #options: ConnectOptions;
-  readonly #decoder: FrameDecoder = new FrameDecoder(FRAME_BYTES_MAX);
-  #transport: FrameTransport | undefined;
-  #resolveClosed!: (error: KvferryError | undefined) => void;
-  #onWelcome: { resolve(message: WelcomeMessage): void; reject(error: KvferryError): void } | undefined;
-  #error: KvferryError | undefined;
-  #over = false;
-
-  constructor(options: ConnectOptions) {
-    this.#options = options;
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
-  }
-
-  get over(): boolean {
-    return this.#over;
-  }
-
-  async open(connect: Connector): Promise<void> {
-    try {
-      this.#transport = await connect({
-        onData: (bytes) => this.#received(bytes),
-        onClose: (error) => this.#ended(error),
-      });
-    } catch (thrown) {
-      throw toKvferryError(thrown, "connect");
-    }
-  }
-
-  async greet(hello: HelloMessage, { region, timeoutMs = HELLO_TIMEOUT_MS }: ConnectOptions): Promise<WelcomeMessage> {
-    const fds = region.fd !== undefined && region.fd >= 0 ? [region.fd] : [];
-    const answer = new Promise<WelcomeMessage>((resolve, reject) => {
-      this.#onWelcome = { resolve, reject };
-    });
-    const timer = setTimeout(() => {
-      this.#fail(
-        new KvferryError("DEADLINE", `the server did not answer HELLO within ${timeoutMs} ms`, {
-          operation: "connect",
-        }),
-      );
-      this.#transport?.close(); // no request was sent: there is no slot to guard
-    }, timeoutMs);
-    try {
-      if (this.#transport?.send(encodeMessage(hello), fds) !== true) throw this.overError("connect");
-      return await answer;
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  /** False once the connection is over. */
-  send(message: RequestMessage): boolean {
-    if (this.#over || this.#transport === undefined) return false;
-    return this.#transport.send(encodeMessage(message));
-  }
-
-  end(): void {
-    if (!this.#over) this.#transport?.end();
-  }
-
-  take(id: number): Pending | undefined {
-    const pending = this.pending.get(id);
-    this.pending.delete(id);
-    return pending;
-  }
-
-  overError(operation: string): KvferryError {
-    const reason = this.#error === undefined ? "" : `: ${this.#error.message}`;
-    return new KvferryError(this.#error?.code ?? "UNAVAILABLE", `the connection to the server is over${reason}`, {
-      operation,
-      ...(this.#error === undefined ? {} : { cause: this.#error, context: { ...this.#error.context } }),
-    });
-  }
-
-  #received(bytes: Uint8Array): void {
-    try {
-      this.#decoder.push(bytes);
-      for (let body = this.#decoder.next(); body !== undefined; body = this.#decoder.next()) {
-        this.#dispatch(decodeServerMessage(body));
-      }
-    } catch (thrown) {
-      // The stream makes no sense any more, but only its end says that no slot is touched.
-      this.#fail(toKvferryError(thrown, "receive"));
-      this.#decoder.clear();
-      this.end();
-    }
-  }
-
-  #dispatch(message: ServerMessage): void {
-    switch (message.t) {
-      case "welcome":
-        this.#onWelcome?.resolve(message);
-        this.#onWelcome = undefined;
-        return;
-      case "drain":
-        this.#options.onDrain?.();
-        return;
-      case "removed":
-        this.#options.onRemoved?.(packedKeys(message.keys, this.#options.keyBytes), message.reason);
-        return;
-      case "error":
-        if (message.id === undefined) this.#fail(errorFromMessage(message));
-        else this.take(message.id)?.reject(errorFromMessage(message));
-        return;
-      case "warming":
-        throw new KvferryError("PROTOCOL", "the server sent 'warming', which only WARM is answered by");
-      default:
-        this.#answer(message);
-    }
-  }
-
-  #answer(message: Extract<ServerMessage, { t: "states" | "done" | "pong" }>): void {
-    const pending = this.pending.get(message.id);
-    if (pending === undefined || !isAnswer(pending, message)) {
-      throw new KvferryError(
-        "PROTOCOL",
-        `the server sent a '${message.t}' for request ${message.id} that does not fit it`,
-      );
-    }
-    this.pending.delete(message.id);
-    if (message.t === "states") pending.resolve(message.states as never);
-    else if (message.t === "pong") pending.resolve(undefined as never);
-    else pending.resolve({ outcomes: message.outcomes, codes: message.codes, us: message.us } as never);
-  }
-
-  /** Remembers why the connection is about to end; the first reason is the one that explains. */
-  #fail(error: KvferryError): void {
-    this.#error ??= error;
-    this.#onWelcome?.reject(this.#error);
-    this.#onWelcome = undefined;
-  }
-
-  #ended(error: Error | undefined): void {
-    if (error !== undefined) this.#error ??= toKvferryError(error, "receive");
-    this.#over = true;
-    this.#transport?.close();
-    this.#onWelcome?.reject(this.overError("connect"));
-    const waiting = [...this.pending.values()];
-    this.pending.clear();
-    for (const each of waiting) each.reject(this.overError(each.type));
-    this.#resolveClosed(this.#error);
-  }
-}
-
-function isAnswer(pending: Pending, message: Extract<ServerMessage, { t: "states" | "done" | "pong" }>): boolean {
-  if (message.t === "pong") return pending.type === "ping";
-  if (message.t === "states") return pending.type === "lookup" && message.states.length === pending.count;
-  const transfer = pending.type === "store" || pending.type === "load";
-  return transfer && message.outcomes.length === pending.count && message.codes.length === pending.count;
 }
 
 function connectorOf({ transport, socket, region }: ConnectOptions): Connector {
@@ -368,11 +134,7 @@ function helloOf(options: ConnectOptions): HelloMessage {
   return {
     t: "hello",
     version: PROTOCOL_VERSION,
-    client: {
-      name: client?.name ?? "kvferry-client",
-      version: client?.version ?? "0",
-      instance: client?.instance ?? crypto.randomUUID(),
-    },
+    client: identityOf(client),
     namespace: options.namespace,
     keyBytes: options.keyBytes,
     blockBytes,
@@ -382,4 +144,10 @@ function helloOf(options: ConnectOptions): HelloMessage {
     vllmFs: vllmFs ?? null,
     events: onRemoved !== undefined,
   };
+}
+
+/** What logs call a client, with what it does not say filled in. */
+export function identityOf(client: Partial<ClientIdentity> = {}): ClientIdentity {
+  const { name = "kvferry-client", version = "0", instance = crypto.randomUUID() } = client;
+  return { name, version, instance };
 }

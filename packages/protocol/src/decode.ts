@@ -6,11 +6,14 @@ import {
   KvferryError,
   type RemovalReason,
 } from "@kvferry/core";
+import { decodeDirectRequest, directHello, directWelcome, held, idOf, stored } from "./decode-direct.js";
+import type { DirectHelloMessage } from "./direct-messages.js";
 import { Fields } from "./fields.js";
 import { REQUEST_ID_MAX } from "./limits.js";
 import type {
   ClientMessage,
   ErrorMessage,
+  HelloFields,
   HelloMessage,
   LoadMessage,
   RegionDescription,
@@ -22,6 +25,7 @@ import type {
   WelcomeMessage,
 } from "./messages.js";
 import { decodeBody } from "./msgpack.js";
+import { unpackUint32 } from "./packed-numbers.js";
 
 const TEXT_LENGTH_MAX = 256;
 const PATH_LENGTH_MAX = 4096;
@@ -39,6 +43,11 @@ export function decodeClientMessage(body: Uint8Array): ClientMessage {
     case "store":
     case "load":
       return transfer(type, fields);
+    case "hold":
+    case "release":
+    case "gather":
+    case "scatter":
+      return decodeDirectRequest(type, fields);
     case "cancel":
       return { t: "cancel", id: idOf(fields), target: fields.integer("target", 0, REQUEST_ID_MAX) };
     case "ping":
@@ -68,6 +77,10 @@ export function decodeServerMessage(body: Uint8Array): ServerMessage {
         codes: fields.binary("codes"),
         us: fields.integer("us", 0, Number.MAX_SAFE_INTEGER),
       };
+    case "held":
+      return held(fields);
+    case "stored":
+      return stored(fields);
     case "pong":
       return { t: "pong", id: idOf(fields) };
     case "removed":
@@ -85,10 +98,27 @@ export function decodeServerMessage(body: Uint8Array): ServerMessage {
   }
 }
 
-function hello(fields: Fields): HelloMessage {
-  const client = fields.map("client");
+function hello(fields: Fields): HelloMessage | DirectHelloMessage {
+  if (fields.has("direct")) return { ...helloFields(fields), direct: directHello(fields.map("direct")) };
   const region = fields.single("regions");
   const fragment = fields.single("fragments");
+  return {
+    ...helloFields(fields),
+    regions: [regionOf(region)],
+    fragments: [
+      {
+        region: fragment.integer("region", 0, 0) as 0,
+        offset: fragment.integer("offset", 0, Number.MAX_SAFE_INTEGER),
+        stride: fragment.integer("stride", 1, Number.MAX_SAFE_INTEGER),
+        bytes: fragment.integer("bytes", 1, 2 ** 31),
+      },
+    ],
+    slots: fields.integer("slots", 1, 2 ** 32 - 1),
+  };
+}
+
+function helloFields(fields: Fields): HelloFields {
+  const client = fields.map("client");
   return {
     t: "hello",
     version: fields.integer("version", 1, 2 ** 31),
@@ -100,16 +130,6 @@ function hello(fields: Fields): HelloMessage {
     namespace: fields.raw("namespace"),
     keyBytes: fields.integer("keyBytes", KEY_BYTES_MIN, KEY_BYTES_MAX),
     blockBytes: fields.integer("blockBytes", 1, 2 ** 31),
-    regions: [regionOf(region)],
-    fragments: [
-      {
-        region: fragment.integer("region", 0, 0) as 0,
-        offset: fragment.integer("offset", 0, Number.MAX_SAFE_INTEGER),
-        stride: fragment.integer("stride", 1, Number.MAX_SAFE_INTEGER),
-        bytes: fragment.integer("bytes", 1, 2 ** 31),
-      },
-    ],
-    slots: fields.integer("slots", 1, 2 ** 32 - 1),
     vllmFs: vllmFsOf(fields),
     events: fields.boolean("events"),
   };
@@ -132,23 +152,7 @@ function vllmFsOf(fields: Fields): VllmFsNames | null {
 
 function transfer(t: "store" | "load", fields: Fields): StoreMessage | LoadMessage {
   const id = idOf(fields);
-  const bytes = fields.binary("slots");
-  if (bytes.length % 4 !== 0) throw fields.wrong("slots", `has ${bytes.length} bytes, no multiple of 4`);
-  return { t, id, keys: fields.binary("keys"), slots: slotsOf(bytes) };
-}
-
-const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
-
-/** Copied: within a frame they stand at any address. */
-function slotsOf(bytes: Uint8Array): Uint32Array {
-  const slots = new Uint32Array(bytes.length / 4);
-  if (hostIsLittleEndian) {
-    new Uint8Array(slots.buffer).set(bytes);
-    return slots;
-  }
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  for (let i = 0; i < slots.length; i++) slots[i] = view.getUint32(i * 4, true);
-  return slots;
+  return { t, id, keys: fields.binary("keys"), slots: unpackUint32(fields.packed("slots", 4)) };
 }
 
 function welcome(fields: Fields): WelcomeMessage {
@@ -164,6 +168,7 @@ function welcome(fields: Fields): WelcomeMessage {
     digest: fields.text("digest", TEXT_LENGTH_MAX),
     requestsMax: fields.integer("requestsMax", 1, 2 ** 31),
     batchKeysMax: fields.integer("batchKeysMax", 1, 2 ** 31),
+    ...(fields.has("direct") ? { direct: directWelcome(fields.map("direct")) } : {}),
   };
 }
 
@@ -211,10 +216,6 @@ function errorOf(fields: Fields): ErrorMessage {
 /** The error that an ERROR message tells of. */
 export function errorFromMessage(message: ErrorMessage): KvferryError {
   return new KvferryError(message.code, message.message, { operation: "remote", context: { ...message.context } });
-}
-
-function idOf(fields: Fields): number {
-  return fields.integer("id", 0, REQUEST_ID_MAX);
 }
 
 function reasonOf(fields: Fields): RemovalReason {

@@ -1,7 +1,10 @@
 import type { KvferryError } from "@kvferry/core";
 import { Packr } from "msgpackr";
+import { wireDirectHello } from "./encode-direct.js";
 import { encodeFrame } from "./frames.js";
 import type { ClientMessage, ErrorMessage, ServerMessage } from "./messages.js";
+import { packUint32, packUint64 } from "./packed-numbers.js";
+import { wireInteger } from "./wire-integer.js";
 
 // Plain maps: record definitions are an extension that other MessagePack readers do not know.
 const packr = new Packr({ useRecords: false, variableMapSize: true, encodeUndefinedAsNil: true });
@@ -30,8 +33,20 @@ function wireForm(message: ClientMessage | ServerMessage): unknown {
   switch (message.t) {
     case "store":
     case "load":
-      return { ...message, slots: littleEndian(message.slots) };
+      return { ...message, slots: packUint32(message.slots) };
+    case "gather":
+    case "scatter":
+      return { ...message, groups: packUint32(message.groups), blocks: packUint32(message.blocks) };
+    case "held":
+      return { ...message, offsets: packUint64(message.offsets), us: wireInteger(message.us) };
+    case "welcome": {
+      const { direct } = message;
+      return direct === undefined
+        ? message
+        : { ...message, direct: { ...direct, arenaBytes: wireInteger(direct.arenaBytes) } };
+    }
     case "hello":
+      if ("direct" in message) return wireDirectHello(message);
       return {
         ...message,
         blockBytes: wireInteger(message.blockBytes),
@@ -63,21 +78,6 @@ function wireForm(message: ClientMessage | ServerMessage): unknown {
   }
 }
 
-/** msgpackr writes numbers of more than 32 bits as floats; a BigInt becomes an integer of 64 bits. */
-function wireInteger(value: number): number | bigint {
-  return value > 0xffff_ffff ? BigInt(value) : value;
-}
-
 function wireIntegers(values: Readonly<Record<string, number>>): Record<string, number | bigint> {
   return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, wireInteger(value)]));
-}
-
-const hostIsLittleEndian = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
-
-function littleEndian(slots: Uint32Array): Uint8Array {
-  if (hostIsLittleEndian) return new Uint8Array(slots.buffer, slots.byteOffset, slots.byteLength);
-  const bytes = new Uint8Array(slots.length * 4);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < slots.length; i++) view.setUint32(i * 4, slots[i] as number, true);
-  return bytes;
 }

@@ -43,6 +43,20 @@ export class Fields {
     return new Fields(this.raw(name), `${this.#prefix}${name}.`);
   }
 
+  list(name: string, countMax: number): readonly WireValue[] {
+    const value = this.#required(name);
+    if (!Array.isArray(value) || value.length > countMax)
+      throw this.wrong(name, `must be a list of at most ${countMax}`);
+    return value as readonly WireValue[];
+  }
+
+  /** Packed numbers of `width` bytes each. */
+  packed(name: string, width: number): Uint8Array {
+    const bytes = this.binary(name);
+    if (bytes.length % width !== 0) throw this.wrong(name, `has ${bytes.length} bytes, no multiple of ${width}`);
+    return bytes;
+  }
+
   /** The map as it came. */
   raw(name: string): WireMap {
     const value = this.#required(name);

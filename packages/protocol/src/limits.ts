@@ -15,3 +15,19 @@ export const DESCRIPTORS_MAX = 16;
 export const MESSAGE_VALUES_MAX = 65_536;
 /** How deep maps and lists may be nested. */
 export const MESSAGE_DEPTH_MAX = 16;
+
+/** Characters of the text that names an engine in direct mode. */
+export const ENGINE_NAME_LENGTH_MAX = 128;
+/** Parts of a chunk, and workers of an engine. */
+export const PARTS_MAX = 1024;
+/** Memories of a worker; of shared ones as many as a message has descriptors. */
+export const MEMORIES_MAX = 4096;
+/** Tensors of a worker, and tensors that a group uses. */
+export const TENSORS_MAX = 4096;
+/** KV cache groups. */
+export const GROUPS_MAX = 1024;
+/** Pages of a tensor in a chunk. */
+export const BLOCKS_PER_CHUNK_MAX = 65_536;
+/** CUDA's own sizes: of a GPU's UUID and of an IPC handle. */
+export const CUDA_UUID_BYTES = 16;
+export const CUDA_HANDLE_BYTES = 64;

@@ -1,4 +1,14 @@
 import type { BatchResult, ErrorCode, NamespaceFields, RemovalReason } from "@kvferry/core";
+import type {
+  DirectHelloMessage,
+  DirectWelcome,
+  GatherMessage,
+  HeldMessage,
+  HoldMessage,
+  ReleaseMessage,
+  ScatterMessage,
+  StoredMessage,
+} from "./direct-messages.js";
 
 /** Who connects: texts for logs. */
 export interface ClientIdentity {
@@ -29,7 +39,8 @@ export interface VllmFsNames {
   readonly config: string;
 }
 
-export interface HelloMessage {
+/** What every HELLO says. */
+export interface HelloFields {
   readonly t: "hello";
   /** The highest protocol version that the client speaks. */
   readonly version: number;
@@ -38,12 +49,16 @@ export interface HelloMessage {
   readonly namespace: NamespaceFields | Readonly<Record<string, unknown>>;
   readonly keyBytes: number;
   readonly blockBytes: number;
-  readonly regions: readonly [RegionDescription];
-  readonly fragments: readonly [Fragment];
-  readonly slots: number;
   readonly vllmFs: VllmFsNames | null;
   /** Whether REMOVED is wanted. */
   readonly events: boolean;
+}
+
+/** HELLO of an engine with a region of its own. */
+export interface HelloMessage extends HelloFields {
+  readonly regions: readonly [RegionDescription];
+  readonly fragments: readonly [Fragment];
+  readonly slots: number;
 }
 
 /** Instead of HELLO: asks the server to put the hottest blocks of its slower tiers into the faster ones. The end of the stream ends it. */
@@ -91,8 +106,16 @@ export interface PingMessage {
   readonly id: number;
 }
 
-export type RequestMessage = LookupMessage | StoreMessage | LoadMessage | CancelMessage | PingMessage;
-export type ClientMessage = HelloMessage | WarmMessage | RequestMessage;
+/** Of direct mode. */
+export type DirectRequestMessage = HoldMessage | ReleaseMessage | GatherMessage | ScatterMessage;
+export type RequestMessage =
+  | LookupMessage
+  | StoreMessage
+  | LoadMessage
+  | DirectRequestMessage
+  | CancelMessage
+  | PingMessage;
+export type ClientMessage = HelloMessage | DirectHelloMessage | WarmMessage | RequestMessage;
 
 export interface WelcomeMessage {
   readonly t: "welcome";
@@ -102,6 +125,8 @@ export interface WelcomeMessage {
   readonly digest: string;
   readonly requestsMax: number;
   readonly batchKeysMax: number;
+  /** In direct mode. A worker's WELCOME carries a descriptor: the arena, for reading. */
+  readonly direct?: DirectWelcome;
 }
 
 export interface StatesMessage {
@@ -161,6 +186,8 @@ export type ServerMessage =
   | WelcomeMessage
   | StatesMessage
   | DoneMessage
+  | HeldMessage
+  | StoredMessage
   | PongMessage
   | RemovedMessage
   | WarmingMessage

@@ -2,8 +2,8 @@ import { KvferryError, toKvferryError } from "@kvferry/core";
 
 /** What a transport tells. */
 export interface TransportHandlers {
-  /** Received bytes; they do not change afterwards. */
-  onData(bytes: Uint8Array): void;
+  /** Received bytes, which do not change afterwards, and descriptors that came with them: whoever gets them closes them. */
+  onData(bytes: Uint8Array, fds?: readonly number[]): void;
   /** The stream has ended, or broken. Called once, always. */
   onClose(error: Error | undefined): void;
 }
@@ -16,6 +16,8 @@ export interface FrameTransport {
   end(): void;
   /** Closes at once. A server may still be moving bytes: see "The fence" in docs/protocol.md. */
   close(): void;
+  /** Closes a descriptor that came with bytes. Left out where none come. */
+  closeFd?(fd: number): void;
 }
 
 /** Connects and attaches the handlers. */
@@ -29,7 +31,7 @@ export interface UnixSockets {
       onData(bytes: Uint8Array, fds: readonly number[]): void;
       onClose(error: Error | undefined): void;
     },
-  ): FrameTransport;
+  ): Omit<FrameTransport, "closeFd">;
   closeFd(fd: number): void;
 }
 
@@ -40,13 +42,16 @@ export function nativeTransport(path: string, sockets?: UnixSockets): Connector 
   return async (handlers) => {
     const native = sockets ?? (await loadNative());
     try {
-      return native.connectUnix(path, {
-        onData(bytes, fds) {
-          for (const fd of fds) native.closeFd(fd); // a server has no descriptors to give
-          handlers.onData(bytes);
-        },
+      const connection = native.connectUnix(path, {
+        onData: (bytes, fds) => handlers.onData(bytes, fds),
         onClose: (error) => handlers.onClose(error),
       });
+      return {
+        send: (bytes, fds) => connection.send(bytes, fds),
+        end: () => connection.end(),
+        close: () => connection.close(),
+        closeFd: (fd) => native.closeFd(fd),
+      };
     } catch (thrown) {
       throw toKvferryError(thrown, "connect");
     }

@@ -1,94 +1,13 @@
-import { type KeyBatch, packedKeys } from "@kvferry/core";
 import { describe, expect, it } from "vitest";
-import {
-  type ClientMessage,
-  decodeClientMessage,
-  encodeMessage,
-  FrameDecoder,
-  KvferryClient,
-  nativeTransport,
-  netTransport,
-  type ServerMessage,
-  type TransportHandlers,
-} from "../src/index.js";
+import { KvferryClient, nativeTransport, netTransport } from "../src/index.js";
+import { FakeServer, KEY_BYTES, keys, settled } from "./fake-server.js";
 import { namespace } from "./samples.js";
-
-const KEY_BYTES = 36;
-const welcome = {
-  t: "welcome",
-  version: 1,
-  server: { name: "fake", version: "0", pid: 1 },
-  digest: "00".repeat(32),
-  requestsMax: 64,
-  batchKeysMax: 4096,
-} as const;
-
-/** The other end of a client, in this process. */
-class FakeServer {
-  readonly received: ClientMessage[] = [];
-  readonly sentFds: (readonly number[])[] = [];
-  halfClosed = false;
-  #handlers!: TransportHandlers;
-  readonly #decoder: FrameDecoder = new FrameDecoder();
-  #over = false;
-
-  readonly connector = async (handlers: TransportHandlers) => {
-    this.#handlers = handlers;
-    return {
-      send: (bytes: Uint8Array, fds: readonly number[] = []) => {
-        if (this.#over) return false;
-        this.sentFds.push(fds);
-        this.#decoder.push(bytes.slice());
-        for (let body = this.#decoder.next(); body !== undefined; body = this.#decoder.next()) {
-          const message = decodeClientMessage(body);
-          this.received.push(message);
-          if (message.t === "hello") queueMicrotask(() => this.onHello());
-        }
-        return true;
-      },
-      end: () => {
-        this.halfClosed = true;
-      },
-      close: () => this.end(),
-    };
-  };
-
-  onHello: () => void = () => this.say(welcome);
-
-  say(message: ServerMessage): void {
-    this.#handlers.onData(encodeMessage(message));
-  }
-
-  bytes(bytes: Uint8Array): void {
-    this.#handlers.onData(bytes);
-  }
-
-  end(error?: Error): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#handlers.onClose(error);
-  }
-}
-
-function keys(count: number): KeyBatch {
-  return packedKeys(new Uint8Array(count * KEY_BYTES), KEY_BYTES);
-}
 
 async function connected(): Promise<{ server: FakeServer; client: KvferryClient }> {
   const server = new FakeServer();
   const region = { rows: 8, rowBytes: 4096, fd: 77 };
   const client = await KvferryClient.connect({ transport: server.connector, namespace, keyBytes: KEY_BYTES, region });
   return { server, client };
-}
-
-async function settled(promise: Promise<unknown>): Promise<boolean> {
-  let done = false;
-  const settle = (): void => {
-    done = true;
-  };
-  promise.then(settle, settle);
-  await new Promise((resolve) => setImmediate(resolve));
-  return done;
 }
 
 describe("the client", () => {

@@ -12,7 +12,7 @@ import {
   MESSAGE_DEPTH_MAX,
   type ServerMessage,
 } from "../src/index.js";
-import { clientMessages, hello, serverMessages } from "./samples.js";
+import { clientMessages, hello, serverMessages, worker, workerHello } from "./samples.js";
 
 const HEADER_BYTES = 4;
 
@@ -22,10 +22,21 @@ function bodyOf(message: ClientMessage | ServerMessage): Uint8Array {
 
 /** Bytes as plain lists and maps with a prototype, so that messages compare by content. */
 function plain(value: unknown): unknown {
-  if (value instanceof Uint8Array || value instanceof Uint32Array) return [...value];
+  if (value instanceof Uint8Array || value instanceof Uint32Array || value instanceof Float64Array) return [...value];
   if (Array.isArray(value)) return value.map(plain);
   if (typeof value !== "object" || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, plain(each)]));
+}
+
+/** HELLO of a worker, as it travels, with some of `direct` changed. */
+function direct(changes: Record<string, unknown>): unknown {
+  const wire = {
+    ...worker,
+    memory: { kind: "process", memories: [[1, 1]] },
+    tensors: [[0, 0, 1, 1, 1]],
+    groups: [[[0, 1]]],
+  };
+  return { ...workerHello, direct: { ...wire, ...changes } };
 }
 
 function throwsOnlyProtocol(decode: () => unknown): void {
@@ -86,9 +97,106 @@ describe("messages", () => {
     ["slots", { ...hello, slots: 0 }],
     ["vllmFs.rank", { ...hello, vllmFs: { base: "a", config: "" } }],
     ["events", { ...hello, events: 1 }],
+    ["keys", { t: "release" }],
+    ["id", { t: "hold", keys: Buffer.alloc(36) }],
+    ["ticket", { t: "gather", id: 1, keys: Buffer.alloc(36), groups: Buffer.alloc(4), blocks: Buffer.alloc(4) }],
+    ["groups", { t: "scatter", id: 1, keys: Buffer.alloc(36), groups: Buffer.alloc(3), blocks: Buffer.alloc(4) }],
+    ["blocks", { t: "scatter", id: 1, keys: Buffer.alloc(36), groups: Buffer.alloc(4), blocks: [1] }],
+    ["direct.role", direct({ role: "boss" })],
+    ["direct.engine", direct({ engine: "" })],
+    ["direct.engine", direct({ engine: "x".repeat(129) })],
+    ["direct.parts", direct({ parts: 1025 })],
+    ["direct.partBytes", direct({ partBytes: 0 })],
+    ["direct.part", direct({ part: -1 })],
+    ["direct.stores", direct({ stores: 1 })],
+    ["direct.memory.kind", direct({ memory: { kind: "disk", memories: [] } })],
+    ["direct.memory.memories", direct({ memory: { kind: "process", memories: new Array(4097).fill([1, 1]) } })],
+    ["direct.memory.memories", direct({ memory: { kind: "region", memories: new Array(17).fill([1]) } })],
+    ["direct.memory.memories[1]", direct({ memory: { kind: "process", memories: [[1, 1], [1]] } })],
+    ["direct.memory.memories[0][0]", direct({ memory: { kind: "process", memories: [[0, 1]] } })],
+    ["direct.memory.memories[0][1]", direct({ memory: { kind: "process", memories: [[1, 0.5]] } })],
+    ["direct.memory.uuid", direct({ memory: { kind: "cuda", uuid: Buffer.alloc(15), memories: [] } })],
+    [
+      "direct.memory.memories[0][0]",
+      direct({ memory: { kind: "cuda", uuid: Buffer.alloc(16), memories: [[Buffer.alloc(63), 0, 1]] } }),
+    ],
+    ["direct.tensors", direct({ tensors: new Array(4097).fill([0, 0, 1, 1, 1]) })],
+    ["direct.tensors[0]", direct({ tensors: [[0, 0, 1, 1]] })],
+    ["direct.tensors[0][3]", direct({ tensors: [[0, 0, 1, 0, 1]] })],
+    ["direct.tensors[0][4]", direct({ tensors: [[0, 0, 1, 1, 2 ** 32]] })],
+    ["direct.groups", direct({ groups: new Array(1025).fill([]) })],
+    ["direct.groups[0]", direct({ groups: [1] })],
+    ["direct.groups[0][1]", direct({ groups: [[[0, 1], 2]] })],
+    ["direct.groups[0][0][1]", direct({ groups: [[[0, 0]]] })],
+    ["direct.blocksPerChunk", direct({ blocksPerChunk: 65_537 })],
   ])("name the field that is wrong: %s", (field, message) => {
     expect(() => decodeClientMessage(pack(message))).toThrow(
       expect.objectContaining({ code: "PROTOCOL", context: { field } }),
+    );
+  });
+
+  it("of direct mode arrive as they were sent, whatever the numbers", () => {
+    const size = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER });
+    const offset = fc.nat({ max: Number.MAX_SAFE_INTEGER });
+    const page = fc.integer({ min: 1, max: 2 ** 31 });
+    const u32 = fc.nat({ max: 2 ** 32 - 1 });
+    const exact = (length: number) => fc.uint8Array({ minLength: length, maxLength: length });
+    const memory = fc.oneof(
+      fc.record({
+        kind: fc.constant("process" as const),
+        memories: fc.array(fc.record({ address: size, bytes: size })),
+      }),
+      fc.record({
+        kind: fc.constant("cuda" as const),
+        uuid: exact(16),
+        memories: fc.array(fc.record({ handle: exact(64), offset, bytes: size })),
+      }),
+      fc.record({
+        kind: fc.constant("region" as const),
+        memories: fc.array(fc.record({ bytes: size }), { maxLength: 16 }),
+      }),
+    );
+    const tensor = fc.record({
+      memory: fc.nat(4095),
+      offset,
+      strideBytes: size,
+      pageBytes: page,
+      pages: fc.integer({ min: 1, max: 2 ** 32 - 1 }),
+    });
+    const hello = fc
+      .record({
+        engine: fc.string({ minLength: 1, maxLength: 128 }),
+        parts: fc.integer({ min: 1, max: 1024 }),
+        partBytes: page,
+        part: fc.nat(1023),
+        stores: fc.boolean(),
+        memory,
+        tensors: fc.array(tensor),
+        groups: fc.array(fc.array(fc.record({ tensor: fc.nat(4095), bytes: page }))),
+        blocksPerChunk: fc.integer({ min: 1, max: 65_536 }),
+      })
+      .map((fields): ClientMessage => ({ ...workerHello, direct: { role: "worker", ...fields } }));
+    const numbers = fc.array(u32).map((list) => Uint32Array.from(list));
+    const chunks = { id: u32, keys: fc.uint8Array(), groups: numbers, blocks: numbers };
+    const gather = fc.record({ t: fc.constant("gather" as const), ticket: u32, ...chunks });
+    const scatter = fc.record({ t: fc.constant("scatter" as const), ...chunks });
+    fc.assert(
+      fc.property(fc.oneof(hello, gather, scatter), (message) => {
+        expect(plain(decodeClientMessage(bodyOf(message)))).toEqual(plain(message));
+      }),
+    );
+    const held = fc.record({
+      t: fc.constant("held" as const),
+      id: u32,
+      outcomes: fc.uint8Array(),
+      codes: fc.uint8Array(),
+      offsets: fc.array(offset).map((list) => Float64Array.from(list)),
+      us: offset,
+    });
+    fc.assert(
+      fc.property(held, (message) => {
+        expect(plain(decodeServerMessage(bodyOf(message)))).toEqual(plain(message));
+      }),
     );
   });
 

@@ -50,6 +50,8 @@ export interface NamespaceStorage {
   readonly tiers: readonly NamespaceTier[];
   /** Keys that were not found, by reason, since it was opened. */
   misses(): Readonly<Record<string, number>>;
+  /** The first tier, if that is memory: direct mode needs it. */
+  readonly memory: HostMemoryBackend | undefined;
   /** As of `TieredStore`. */
   readonly fills: Pick<TieredStore, "fill" | "tiersOf">;
 }
@@ -164,6 +166,7 @@ function compose(parts: readonly TierPart[], { operationsMax }: StorageLimits, s
     backend: withCallLayers(store, { operationsMax, name, sink }),
     tiers,
     misses: () => (store.state === "open" ? store.missReasons().counts() : {}),
+    memory: parts[0]?.backend instanceof HostMemoryBackend ? parts[0].backend : undefined,
     fills: store,
   };
 }

@@ -16,6 +16,11 @@ export class StagingPool {
     this.#free = Array.from({ length: rows }, (_, i) => i);
   }
 
+  /** Rows that nobody has. */
+  get freeRows(): number {
+    return this.#free.length;
+  }
+
   /** 1 to `rowsMax` rows, as soon as one is free; undefined once the signal is aborted. */
   async take(rowsMax: number, signal: AbortSignal | undefined): Promise<Uint32Array | undefined> {
     if (signal?.aborted) return undefined;
