@@ -2,7 +2,10 @@
 
 Commands: {"do": "run", "prompts": [[index, length], …]} → {"results": [{tokens, cached}]}; "reset" empties the engine's own caches, so
 that only the tier is left; "settle" steps until nothing is on its way; "calls" tells how long the tier's calls have taken;
-"stop_before_load" with a pid stops that process just before the next load is submitted; "quit".
+"stop_before_load" with a pid stops that process just before the next load is submitted; "kill_before_load" ends it; "quit".
+
+OPTIONS: `model`, `kind`, `tp`, and either `tier`, one of `secondary_tiers`, or `direct`, the map `kvferry` of direct mode. What is called "tier" below is
+then direct mode's manager.
 """
 
 import glob
@@ -30,6 +33,10 @@ SETTLE_S = 30
 TIER_METHODS = (
     "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
     "on_request_finished", "on_schedule_end", "get_stats",
+)  # fmt: skip
+MANAGER_METHODS = (
+    "lookup", "prepare_load", "complete_load", "prepare_store", "complete_store", "has_pending_work", "take_events",
+    "on_new_request", "on_request_finished", "on_schedule_end", "get_stats",
 )  # fmt: skip
 
 
@@ -70,10 +77,10 @@ def prompt(index, length):
 class Calls:
     """How long the tier's calls held the scheduler."""
 
-    def __init__(self, tier):
+    def __init__(self, tier, methods):
         self._timer = HeldTimer()
         self.slow, self.slowest, self.count = [], 0.0, 0
-        for name in TIER_METHODS:
+        for name in methods:
             setattr(tier, name, self._timed(name, getattr(tier, name)))
 
     def _timed(self, name, method):
@@ -99,13 +106,16 @@ class Engine:
         from vllm.config import KVTransferConfig
 
         engine_id = f"kvferry-engine-{os.getpid()}-{time.time_ns()}"
-        extra = {
-            "spec_name": "KvferryCpuSpec", "spec_module_path": "kvferry_vllm", "cpu_bytes_to_use": 256 << 20,
-            "block_size": 64, "secondary_tiers": [options["tier"]],
-        }  # fmt: skip
+        self.is_direct = "direct" in options
+        extra = {"spec_module_path": "kvferry_vllm", "block_size": 64}
+        if self.is_direct:
+            extra |= {"spec_name": "KvferrySpec", "kvferry": options["direct"]}
+        else:
+            cpu_bytes = options.get("cpu_bytes", 256 << 20)
+            extra |= {"spec_name": "KvferryCpuSpec", "cpu_bytes_to_use": cpu_bytes, "secondary_tiers": [options["tier"]]}
         self.llm = LLM(
             model=options["model"], skip_tokenizer_init=True, enforce_eager=True, dtype="float32", max_model_len=2048,
-            enable_prefix_caching=True, block_size=32, disable_log_stats=False,
+            enable_prefix_caching=True, block_size=32, disable_log_stats=False, tensor_parallel_size=options.get("tp", 1),
             kv_transfer_config=KVTransferConfig(
                 kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config=extra,
                 engine_id=engine_id,
@@ -114,11 +124,14 @@ class Engine:
         for path in glob.glob(f"/dev/shm/vllm_offload_{engine_id}*"):
             os.unlink(path)
         self.core = self.llm.llm_engine.engine_core.engine_core
-        self.manager = self.core.scheduler.connector.connector_scheduler.manager
-        (self.tier,) = self.manager.secondary_tiers
+        self.connector = self.core.scheduler.connector.connector_scheduler
+        if self.is_direct:
+            self.tier = self.connector.manager
+        else:
+            (self.tier,) = self.connector.manager.secondary_tiers
         self.contexts = []
         self._record_requests()
-        self.calls = Calls(self.tier)
+        self.calls = Calls(self.tier, MANAGER_METHODS if self.is_direct else TIER_METHODS)
 
     def _record_requests(self):
         on_new_request = self.tier.on_new_request
@@ -161,16 +174,33 @@ class Engine:
         self.settle()
         return {"reset": bool(self.llm.reset_prefix_cache(reset_connector=True))}
 
-    def stop_before_load(self, pid):
-        submit_load = self.tier.submit_load
+    def worker(self):
+        """Direct mode's worker, where it is in this process."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        def stopping(job):
-            self.tier.submit_load = submit_load
-            os.kill(pid, signal.SIGSTOP)
-            return submit_load(job)
+        return get_kv_transfer_group().connector_worker.worker
 
-        self.tier.submit_load = stopping
+    def signal_before_load(self, pid, number):
+        loader = self.worker() if self.is_direct else self.tier
+        submit_load = loader.submit_load
+
+        def signalling(*arguments):
+            loader.submit_load = submit_load
+            os.kill(pid, number)
+            return submit_load(*arguments)
+
+        loader.submit_load = signalling
         return {}
+
+    def connected(self, seconds):
+        self.settle()
+        ends = time.monotonic() + seconds
+        clients = [self.tier._client, *([self.worker()._client] if self.is_direct else [])]
+        while not all(each.usable for each in clients) and time.monotonic() < ends:
+            for each in clients:
+                each.poll()
+            time.sleep(0.01)
+        return {"connected": all(each.usable for each in clients)}
 
     def answer(self, command):
         do = command["do"]
@@ -187,22 +217,22 @@ class Engine:
         if do == "metrics":
             self.run([[998, 40]])  # a step brings them
             named = [each for each in self.llm.get_metrics() if "kvferry" in each.name]
-            return {f"{each.name} {each.labels.get('outcome', '')}".strip(): getattr(each, "value", None) for each in named}
+            return {
+                f"{each.name} {each.labels.get('outcome', '')}".strip(): getattr(each, "value", None) for each in named
+            }
         if do == "keys":
             return {"keys": self.keys()}
         if do == "groups":
-            spec = self.tier._offloading_spec
-            return {"groups": [list(group.layer_names) for group in spec.config.groups]}
+            return {"groups": len(self.connector.config.kv_group_configs)}
         if do == "connected":
-            self.settle()
-            ends = time.monotonic() + command.get("seconds", 10)
-            while not self.tier._client.usable and time.monotonic() < ends:
-                self.llm.llm_engine.step()
-                self.tier.get_finished_jobs()
-                time.sleep(0.01)
-            return {"connected": self.tier._client.usable}
+            return self.connected(command.get("seconds", 10))
         if do == "stop_before_load":
-            return self.stop_before_load(command["pid"])
+            return self.signal_before_load(command["pid"], signal.SIGSTOP)
+        if do == "kill_before_load":
+            return self.signal_before_load(command["pid"], signal.SIGKILL)
+        if do == "worker":
+            worker = self.worker()
+            return {"dropped": worker.dropped_blocks, "self_copied": worker.self_copied_blocks}
         raise ValueError(do)
 
 

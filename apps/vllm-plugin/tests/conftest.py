@@ -32,16 +32,40 @@ def harness(server):
 
 
 @pytest.fixture
+def direct_server(tmp_path):
+    from stand_in_direct import DirectStandIn
+
+    with DirectStandIn(str(tmp_path / "d"), slots=64, slot_bytes=65536) as server:
+        yield server
+
+
+@pytest.fixture
+def direct():
+    """`make(socket, **options) -> DirectHarness`; closed at the end."""
+    from direct_helpers import DirectHarness
+
+    made = []
+
+    def make(socket, **options):
+        made.append(DirectHarness(socket, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
 def server_process(tmp_path):
-    """Starts a stand-in in a process of its own: `start(*silent types) -> Popen`."""
+    """Starts a stand-in in a process of its own: `start(*arguments, program="stand_in_server.py") -> Popen`."""
     import subprocess
 
     started = []
 
-    def start(*silent):
-        program = os.path.join(os.path.dirname(__file__), "stand_in_server.py")
+    def start(*arguments, program="stand_in_server.py"):
+        path = os.path.join(os.path.dirname(__file__), program)
         process = subprocess.Popen(
-            [sys.executable, program, str(tmp_path / "p"), *silent], stdout=subprocess.PIPE, text=True
+            [sys.executable, path, str(tmp_path / "p"), *arguments], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
         assert process.stdout.readline() == "ready\n"

@@ -73,7 +73,7 @@ class StandInServer:
 
     def push(self, message):
         for peer in list(self._peers.values()):
-            peer.later.append((0, _frame(message)))
+            peer.later.append((0, frame_of(message), ()))
 
     def count(self, kind):
         return sum(1 for message in self.seen if message["t"] == kind)
@@ -127,12 +127,13 @@ class StandInServer:
         if kind in self.silent:
             return
         if self.garbage is not None:
-            peer.later.append((0, self.garbage))
+            peer.later.append((0, self.garbage, ()))
             self.garbage = None
             return
         answer = getattr(self, "_on_" + kind)(peer, message)
         if answer is not None:
-            peer.later.append((time.monotonic() + self.delay_s.get(kind, 0), _frame(answer)))
+            descriptors = answer.pop("descriptors", ())
+            peer.later.append((time.monotonic() + self.delay_s.get(kind, 0), frame_of(answer), descriptors))
 
     def _on_hello(self, peer, message):
         if self.refuse is not None:
@@ -141,6 +142,9 @@ class StandInServer:
             return {"t": "error", "code": code, "message": text, "context": context}
         peer.hello = message
         peer.region = mmap.mmap(peer.fd, message["regions"][0]["bytes"])
+        return self.welcome()
+
+    def welcome(self):
         return {
             "t": "welcome",
             "version": 1,
@@ -155,7 +159,7 @@ class StandInServer:
 
     def _on_lookup(self, peer, message):
         states = bytes(
-            2 if key in self.pending else 1 if key in self.blocks else 0 for key in _split(peer, message["keys"])
+            2 if key in self.pending else 1 if key in self.blocks else 0 for key in keys_in(peer, message["keys"])
         )
         return {"t": "states", "id": message["id"], "states": states}
 
@@ -166,7 +170,7 @@ class StandInServer:
             if outcome == STORED:
                 self.blocks[key] = peer.region[begin:end]
             outcomes.append(outcome)
-        return _done(message, outcomes)
+        return done(message, outcomes)
 
     def _on_load(self, peer, message):
         outcomes = bytearray()
@@ -175,12 +179,13 @@ class StandInServer:
             if outcome == LOADED:
                 peer.region[begin:end] = self.blocks[key]
             outcomes.append(outcome)
-        return _done(message, outcomes)
+        return done(message, outcomes)
 
 
 class _Peer:
     def __init__(self, connection):
         self.socket = connection
+        self.pid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         self.buffer = bytearray()
         self.later = []
         self.fd, self.hello, self.region = -1, None, None
@@ -189,21 +194,21 @@ class _Peer:
     def send_due(self):
         now = time.monotonic()
         while self.later and self.later[0][0] <= now:
-            _, frame = self.later.pop(0)
+            _, frame, descriptors = self.later.pop(0)
             try:
-                self.socket.sendall(frame)
+                socket.send_fds(self.socket, [frame], list(descriptors))
             except OSError:
                 self.dropped = True
             if self.dropped_after_send:
                 self.dropped = True
 
 
-def _frame(message):
+def frame_of(message):
     body = msgspec.msgpack.encode(message)
     return struct.pack("<I", len(body)) + body
 
 
-def _split(peer, keys):
+def keys_in(peer, keys):
     size = peer.hello["keyBytes"]
     return [keys[at : at + size] for at in range(0, len(keys), size)]
 
@@ -211,12 +216,12 @@ def _split(peer, keys):
 def _transfers(peer, message):
     fragment = peer.hello["fragments"][0]
     slots = struct.unpack(f"<{len(message['slots']) // 4}I", message["slots"])
-    for key, slot in zip(_split(peer, message["keys"]), slots):
+    for key, slot in zip(keys_in(peer, message["keys"]), slots):
         begin = fragment["offset"] + slot * fragment["stride"]
         yield key, begin, begin + fragment["bytes"]
 
 
-def _done(message, outcomes):
+def done(message, outcomes):
     return {
         "t": "done",
         "id": message["id"],

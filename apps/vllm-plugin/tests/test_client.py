@@ -8,13 +8,14 @@ from helpers import wait_for
 
 from kvferry_vllm import wire
 from kvferry_vllm.client import Client, State
+from kvferry_vllm.listener import Listener
 
 
-class Recorder:
+class Recorder(Listener):
     def __init__(self):
         self.ready, self.answers, self.removed, self.lost = [], [], [], []
 
-    def on_ready(self, welcome):
+    def on_ready(self, welcome, descriptors):
         self.ready.append(welcome)
 
     def on_answer(self, request, message):
@@ -25,9 +26,6 @@ class Recorder:
 
     def on_lost(self, requests, reason):
         self.lost.append(([each.kind for each in requests], reason))
-
-    def on_unresponsive(self):
-        pass
 
 
 HELLO = {
@@ -46,7 +44,7 @@ def connect(server):
     def make(**options):
         recorder = Recorder()
         client = Client(server.path, recorder, **options)
-        client.start(dict(HELLO), fd)
+        client.start(dict(HELLO), [fd])
         made.append(client)
         wait_for(lambda: (client.poll(0.01), client.state is State.READY)[1])
         return client, recorder
@@ -67,8 +65,8 @@ def test_hello_carries_the_region(connect, server):
 def test_answers_find_their_requests_in_any_order(connect, server):
     client, recorder = connect()
     server.delay_s["lookup"] = 0.03
-    first = client.submit("lookup", "a", b"k" * 8, 1)
-    second = client.submit("store", "b", b"k" * 8, 1, bytes(4))
+    first = client.submit("lookup", "a", 1, keys=b"k" * 8)
+    second = client.submit("store", "b", 1, keys=b"k" * 8, slots=bytes(4))
     wait_for(lambda: (client.poll(0.01), len(recorder.answers) == 2)[1])
     assert {request.id: request.owner for request, _ in recorder.answers} == {first: "a", second: "b"}
     assert client.unanswered == 0
@@ -78,10 +76,10 @@ def test_stores_leave_room_for_loads_and_lookups(connect, server):
     server.requests_max = 8
     client, _ = connect()
     server.silent.update(("store", "load", "lookup"))
-    stores = [client.submit("store", None, b"k" * 8, 1, bytes(4)) for _ in range(8)]
+    stores = [client.submit("store", None, 1, keys=b"k" * 8, slots=bytes(4)) for _ in range(8)]
     assert stores.count(None) == 2
-    assert client.submit("load", None, b"k" * 8, 1, bytes(4)) is not None
-    assert client.submit("lookup", None, b"k" * 8, 1) is None  # one is kept for the ping
+    assert client.submit("load", None, 1, keys=b"k" * 8, slots=bytes(4)) is not None
+    assert client.submit("lookup", None, 1, keys=b"k" * 8) is None  # one is kept for the ping
 
 
 def test_a_full_socket_never_blocks(connect, server):
@@ -91,7 +89,7 @@ def test_a_full_socket_never_blocks(connect, server):
     keys, slots = bytes(8 * 4096), bytes(4 * 4096)
     refused = 0
     for _ in range(400):
-        refused += client.submit("load", None, keys, 4096, slots) is None
+        refused += client.submit("load", None, 4096, keys=keys, slots=slots) is None
         client.poll()
     assert refused > 100  # and we are here: whatever waits for this server waits for ever
     server.reading = True
@@ -100,7 +98,7 @@ def test_a_full_socket_never_blocks(connect, server):
 
 def test_a_large_answer_in_small_pieces_is_put_together(connect):
     client, recorder = connect()
-    client.submit("lookup", None, bytes(8 * 60_000), 60_000)
+    client.submit("lookup", None, 60_000, keys=bytes(8 * 60_000))
     wait_for(lambda: (client.poll(0.01), recorder.answers)[1])
     assert len(recorder.answers[0][1].states) == 60_000
 
@@ -108,7 +106,7 @@ def test_a_large_answer_in_small_pieces_is_put_together(connect):
 def test_an_answer_of_the_wrong_length_ends_the_connection(connect, server):
     client, recorder = connect()
     server.silent.add("lookup")
-    request = client.submit("lookup", None, b"k" * 8, 1)
+    request = client.submit("lookup", None, 1, keys=b"k" * 8)
     server.push({"t": "states", "id": request, "states": b"\0\0"})
     wait_for(lambda: (client.poll(0.01), recorder.lost)[1])
     assert recorder.lost[0][0] == ["lookup"]

@@ -13,7 +13,7 @@ import pytest
 
 HERE = Path(__file__).parent
 OVERLAYS = Path(os.environ.get("KVFERRY_VLLM_OVERLAYS") or HERE.parents[2] / ".cache")
-FILES = ["test_tier.py", "test_namespace.py", "test_registration.py", "test_spec.py"]
+FILES = ["test_tier.py", "test_namespace.py", "test_registration.py", "test_spec.py", "test_direct.py", "test_direct_parts.py"]
 
 
 VERSIONS = ["0.30.0", "0.31.0", "0.33.0"]

@@ -1,15 +1,20 @@
-"""kvferry for vLLM: a secondary tier that keeps KV cache on storage, and the spec that lets CPU-only vLLM use tiers."""
+"""kvferry for vLLM: a secondary tier that keeps KV cache on storage, direct mode, and the spec that lets CPU-only vLLM use tiers."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvferry_vllm.direct.spec import KvferrySpec
     from kvferry_vllm.spec import KvferryCpuSpec
     from kvferry_vllm.tier import KvferryTier
 
 __version__ = "0.1.0"
-__all__ = ["KvferryCpuSpec", "KvferryTier", "__version__"]
+__all__ = ["KvferryCpuSpec", "KvferrySpec", "KvferryTier", "__version__"]
 
-_HOMES = {"KvferryTier": "kvferry_vllm.tier", "KvferryCpuSpec": "kvferry_vllm.spec"}
+_HOMES = {
+    "KvferryTier": "kvferry_vllm.tier",
+    "KvferrySpec": "kvferry_vllm.direct.spec",
+    "KvferryCpuSpec": "kvferry_vllm.spec",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,23 +13,26 @@ stream. A stream that this side gives up is shut for writing and read to its end
 import array
 import enum
 import logging
+import os
 import random
 import select
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from kvferry_vllm import wire
+from kvferry_vllm.listener import Listener, Request
 from kvferry_vllm.peer import Peer
 
 logger = logging.getLogger("vllm.kvferry.client")
 
 SEND_QUEUE_BYTES_MAX = 4 * 2**20
 RECEIVE_BYTES = 256 * 1024
+DESCRIPTORS_MAX = 4  # that come with WELCOME
 RECEIVE_ROUNDS_MAX = 32  # a poll ends, whatever the server sends
 GREETING_TIMEOUT_S = 30.0
 PING_AFTER_S = 0.25  # silence after which an unanswered request is followed by a ping
@@ -50,31 +53,6 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-@dataclass(slots=True)
-class Request:
-    """One unanswered request. `owner` is whatever the listener gave."""
-
-    id: int
-    kind: str
-    owner: Any
-    count: int
-    sent_at: float
-
-    @property
-    def is_job(self) -> bool:
-        return self.kind in ("store", "load")
-
-
-class Listener(Protocol):
-    """What the owner of a client is told, always from inside one of the client's own methods."""
-
-    def on_ready(self, welcome: wire.Welcome) -> None: ...
-    def on_answer(self, request: Request, message: wire.States | wire.Done | wire.Error) -> None: ...
-    def on_removed(self, keys: bytes, reason: str) -> None: ...
-    def on_lost(self, requests: list[Request], reason: str) -> None: ...
-    def on_unresponsive(self) -> None: ...
-
-
 class Client:
     """One engine's connection to the server.
 
@@ -83,9 +61,16 @@ class Client:
         listener: told of everything that happens.
         fence_kill_after_s: a server that has been frozen this long while jobs are unanswered is killed, so that the
             kernel ends its I/O and the stream; None never kills.
+        before_hello: told the pid of the server, or None where it is not visible, before HELLO is sent.
     """
 
-    def __init__(self, path: str, listener: Listener, fence_kill_after_s: float | None = 10.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        listener: Listener,
+        fence_kill_after_s: float | None = 10.0,
+        before_hello: Callable[[int | None], None] | None = None,
+    ) -> None:
         self.path = path
         self.state = State.DOWN
         self.draining = False
@@ -96,11 +81,14 @@ class Client:
         self.unanswered_jobs = 0
         self.last_error: wire.Error | None = None
         self.greeted_at = 0.0
+        self.open_at = 0.0  # when the stream was last seen not to have ended
         self._listener = listener
+        self._before_hello = before_hello
         self._fence_kill_after_s = fence_kill_after_s
         self._kills = 0
         self._hello: dict[str, Any] | None = None
-        self._region_fd = -1
+        self._descriptors: Sequence[int] = ()
+        self._received_descriptors: list[int] = []
         self._socket: socket.socket | None = None
         self._readable = select.poll()  # of the connection, while there is one
         self._peer: Peer | None = None
@@ -130,10 +118,10 @@ class Client:
     def unanswered(self) -> int:
         return len(self._requests)
 
-    def start(self, hello: dict[str, Any], region_fd: int) -> None:
-        """Says what HELLO will say, and connects. `region_fd` stays the caller's and must stay open."""
+    def start(self, hello: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Says what HELLO will say, and connects. `descriptors` go with it; they stay the caller's and must stay open."""
         self._hello = hello
-        self._region_fd = region_fd
+        self._descriptors = descriptors
         self._retry_at = 0.0
         self.poll()
 
@@ -149,12 +137,18 @@ class Client:
             self._wait(wait_s)
         if self._out:
             self._flush()
+        now = time.monotonic()
         self._receive()
+        if self._socket is not None:
+            self.open_at = now
         if self._requests or self.state is not State.READY:
             self._watch()
 
-    def submit(self, kind: str, owner: Any, keys: bytes, count: int, slots: bytes | None = None) -> int | None:
-        """Sends a request, or queues what the socket does not take at once.
+    def submit(self, kind: str, owner: Any, count: int, **fields: Any) -> int | None:
+        """Sends a request of `count` keys, or queues what the socket does not take at once.
+
+        Args:
+            kind: one of `wire.REQUESTS`; `fields` are those of its message.
 
         Returns:
             its id, or None where there is no room: not READY, the window or the queue is full.
@@ -162,12 +156,7 @@ class Client:
         if self.state is not State.READY or not self._has_room(kind):
             return None
         request = Request(self._new_id(), kind, owner, count, time.monotonic())
-        if kind == "lookup":
-            frame = wire.encode_frame(wire.Lookup(request.id, keys))
-        elif kind == "store":
-            frame = wire.encode_frame(wire.Store(request.id, keys, slots or b""))
-        else:
-            frame = wire.encode_frame(wire.Load(request.id, keys, slots or b""))
+        frame = wire.encode_frame(wire.REQUESTS[kind](request.id, **fields))
         self._requests[request.id] = request
         if request.is_job:
             self.unanswered_jobs += 1
@@ -175,6 +164,17 @@ class Client:
             self._ping(request.sent_at)
         self._send(frame)
         return request.id
+
+    def tell(self, message: Any) -> bool:
+        """Sends what has no answer. False where there is no room."""
+        if self.state is not State.READY or self._out_bytes > SEND_QUEUE_BYTES_MAX:
+            return False
+        self._send(wire.encode_frame(message))
+        return True
+
+    def watch_server(self) -> int | None:
+        """A new descriptor, the caller's, that becomes readable when the server's process has ended; None where it cannot be watched."""
+        return None if self._peer is None else self._peer.watch()
 
     def take_kills(self) -> int:
         """How many servers were killed since the last call."""
@@ -212,13 +212,19 @@ class Client:
     def _connect(self) -> None:
         now = time.monotonic()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        peer: Peer | None = None
         try:
             connection.connect(self.path)  # a Unix socket connects at once or not at all
+            peer = Peer.of(connection)
+            if self._before_hello is not None:
+                self._before_hello(None if peer is None else peer.pid)
             frame = wire.encode_frame(self._hello)
-            descriptors = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self._region_fd]))]
-            sent = connection.sendmsg([frame], descriptors)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self._descriptors))]
+            sent = connection.sendmsg([frame], rights if self._descriptors else [])
         except OSError as error:
             connection.close()
+            if peer is not None:
+                peer.close()
             self._back_off(now)
             if not self._down_logged:
                 self._down_logged = True
@@ -227,9 +233,9 @@ class Client:
         self._socket = connection
         self._readable = select.poll()
         self._readable.register(connection, select.POLLIN)
-        self._peer = Peer.of(connection)
+        self._peer = peer
         self.state = State.GREETING
-        self.greeted_at = self._last_heard = self._last_watch = now
+        self.greeted_at = self.open_at = self._last_heard = self._last_watch = now
         self._silent_for_s = 0.0
         self._ping_outstanding = False
         self.responsive = True
@@ -246,7 +252,7 @@ class Client:
     def _has_room(self, kind: str) -> bool:
         if self._out_bytes > SEND_QUEUE_BYTES_MAX:
             return False
-        window = self.requests_max * STORE_WINDOW_SHARE if kind == "store" else self.requests_max - 1
+        window = self.requests_max * STORE_WINDOW_SHARE if kind in wire.STORE_KINDS else self.requests_max - 1
         return len(self._requests) < max(1, window)
 
     def _new_id(self) -> int:
@@ -313,7 +319,7 @@ class Client:
             if self._socket is None:
                 return
             try:
-                received = self._socket.recv_into(self._scratch)
+                received = self._receive_some()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -328,6 +334,17 @@ class Client:
             if received < len(self._scratch):
                 return
 
+    def _receive_some(self) -> int:
+        assert self._socket is not None
+        if self.state is not State.GREETING:
+            return self._socket.recv_into(self._scratch)  # descriptors that nobody expects are closed by the kernel
+        room = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
+        received, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], room, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._received_descriptors += array.array("i", data[: len(data) - len(data) % 4])
+        return received
+
     def _heard(self) -> None:
         self._last_heard = time.monotonic()
         self._silent_for_s = 0.0
@@ -340,21 +357,21 @@ class Client:
         while len(data) - at >= wire.HEADER_BYTES and self.state in (State.GREETING, State.READY):
             length = wire.frame_length(data, at)
             if not 1 <= length <= wire.FRAME_BYTES_MAX:
-                return self._distrust(f"a frame of {length} bytes")
+                return self.distrust(f"a frame of {length} bytes")
             end = at + wire.HEADER_BYTES + length
             if len(data) < end:
                 break
             try:
                 message = wire.decode_body(bytes(data[at + wire.HEADER_BYTES : end]))
             except msgspec.DecodeError as error:
-                return self._distrust(str(error))
+                return self.distrust(str(error))
             at = end
             self._dispatch(message)
         if self.state in (State.GREETING, State.READY):
             del self._in[:at]
 
     def _dispatch(self, message: wire.ServerMessage) -> None:
-        if isinstance(message, (wire.States, wire.Done, wire.Pong)):
+        if isinstance(message, (wire.States, wire.Done, wire.Held, wire.Pong)):
             self._answered(message)
         elif isinstance(message, wire.Error):
             if message.id is None:
@@ -365,15 +382,17 @@ class Client:
             self._welcomed(message)
         elif isinstance(message, wire.Removed):
             self._listener.on_removed(message.keys, message.reason)
+        elif isinstance(message, wire.Stored):
+            self._listener.on_stored(message.ticket, message.outcomes)
         elif isinstance(message, wire.Drain):
             self.draining = True
             logger.info("kvferry: the server at %s is about to end", self.path)
 
     def _welcomed(self, welcome: wire.Welcome) -> None:
         if self.state is not State.GREETING or welcome.version != wire.PROTOCOL_VERSION:
-            return self._distrust(f"WELCOME of version {welcome.version} in state {self.state.value}")
+            return self.distrust(f"WELCOME of version {welcome.version} in state {self.state.value}")
         if welcome.requestsMax < 2 or welcome.batchKeysMax < 1:
-            return self._distrust("WELCOME with limits that allow nothing")
+            return self.distrust("WELCOME with limits that allow nothing")
         self.state = State.READY
         self.requests_max, self.batch_keys_max = welcome.requestsMax, welcome.batchKeysMax
         self.connects += 1
@@ -385,22 +404,26 @@ class Client:
             "kvferry: connected to %s %s at %s, namespace %s",
             welcome.server.name, welcome.server.version, self.path, welcome.digest[:12],
         )  # fmt: skip
-        self._listener.on_ready(welcome)
+        self._listener.on_ready(welcome, self._received_descriptors)
+        self._close_received_descriptors()
 
-    def _answered(self, message: wire.States | wire.Done | wire.Pong | wire.Error) -> None:
+    def _answered(self, message: wire.Answer | wire.Pong) -> None:
         request = self._requests.get(message.id)  # type: ignore[arg-type]
         if request is None:
-            return self._distrust(f"an answer to request {message.id}, which was not asked")
+            return self.distrust(f"an answer to request {message.id}, which was not asked")
         if isinstance(message, wire.States):
             fits = request.kind == "lookup" and len(message.states) == request.count
         elif isinstance(message, wire.Done):
             fits = request.is_job and len(message.outcomes) == len(message.codes) == request.count
+        elif isinstance(message, wire.Held):
+            fits = request.kind == "hold" and len(message.outcomes) == len(message.codes) == request.count
+            fits = fits and len(message.offsets) == request.count * wire.OFFSET_BYTES
         elif isinstance(message, wire.Pong):
             fits = request.kind == "ping"
         else:
             fits = True
         if not fits:
-            return self._distrust(f"an answer that does not fit request {request.id} ({request.kind})")
+            return self.distrust(f"an answer that does not fit request {request.id} ({request.kind})")
         del self._requests[request.id]
         if request.kind == "ping":
             self._ping_outstanding = False
@@ -420,7 +443,7 @@ class Client:
         self.last_error = error
         self._begin_closing()
 
-    def _distrust(self, what: str) -> None:
+    def distrust(self, what: str) -> None:
         logger.error("kvferry: the server at %s sent what makes no sense: %s; closing", self.path, what)
         self._begin_closing()
 
@@ -458,7 +481,13 @@ class Client:
             "INVALID_ARGUMENT", "UNSUPPORTED", "PERMISSION", "CONFIG_INVALID", "PROTOCOL", "NAMESPACE_MISMATCH",
         )  # fmt: skip
 
+    def _close_received_descriptors(self) -> None:
+        for descriptor in self._received_descriptors:
+            os.close(descriptor)
+        self._received_descriptors.clear()
+
     def _drop_socket(self) -> None:
+        self._close_received_descriptors()
         if self._socket is not None:
             self._socket.close()
             self._socket = None

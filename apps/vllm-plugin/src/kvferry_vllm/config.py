@@ -1,4 +1,4 @@
-"""The tier's part of `secondary_tiers`, checked field by field."""
+"""What can be set: of a tier in `secondary_tiers`, or in the map `kvferry` of direct mode. Checked field by field."""
 
 import difflib
 import os
@@ -11,7 +11,7 @@ SOCKET_PATH_BYTES_MAX = 107  # sun_path, without its end
 
 @dataclass(frozen=True)
 class TierConfig:
-    """What can be set for the tier.
+    """What can be set.
 
     Attributes:
         socket: the server's socket.
@@ -44,8 +44,8 @@ def parse_config(options: dict[str, Any]) -> TierConfig:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the tier knows {', '.join(sorted(known))}."
-            raise _wrong(name, "is not an option of this tier", hint)
+            hint = f"did you mean '{near[0]}'?" if near else f"kvferry knows {', '.join(sorted(known))}."
+            raise _wrong(name, "is not an option of kvferry", hint)
     values = dict(options)
     values["socket"] = _socket(values.get("socket"))
     _check_text(values, "tenant", 4096)
@@ -104,4 +104,4 @@ def _check_number(values: dict[str, Any], name: str, low: float, high: float, or
 
 
 def _wrong(name: str, what: str, fix: str) -> ValueError:
-    return ValueError(f"kvferry tier: option '{name}' {what}; {fix}")
+    return ValueError(f"kvferry: option '{name}' {what}; {fix}")

@@ -1,13 +1,13 @@
-"""Transfers between the region and the server: vLLM's jobs, cut into requests, and their results."""
+"""Transfers between the engine's memory and the server: vLLM's jobs, cut into requests, and their results."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from kvferry_vllm import wire
-from kvferry_vllm.client import Client, Request
+from kvferry_vllm.client import Client
+from kvferry_vllm.listener import Request
 
 QUEUED_BLOCKS_MAX = 65_536  # blocks of jobs that wait for room on the connection
 
@@ -17,18 +17,23 @@ class Job:
     """One of vLLM's jobs. It has ended when no part of it is queued or unanswered."""
 
     job_id: int
-    is_load: bool
-    req_id: str
-    keys: list[bytes]
-    slots: np.ndarray
+    kind: str  # of its requests: one of wire.JOB_KINDS
+    count: int  # keys
+    fields: Callable[[int, int], dict[str, Any]]  # those of the request for a range of the keys
+    part_max: int | None = None  # keys of one request, at most; the server's limit if None
+    owner: Any = None  # whatever the submitter wants to find again
     next: int = 0  # keys before this one have been sent
     parts: dict[int, tuple[int, int]] = field(default_factory=dict)  # request id -> range of keys
     outcomes: bytearray = field(default_factory=bytearray)
     us: int = 0
 
     @property
+    def is_load(self) -> bool:
+        return self.kind not in wire.STORE_KINDS
+
+    @property
     def has_ended(self) -> bool:
-        return self.next >= len(self.keys) and not self.parts
+        return self.next >= self.count and not self.parts
 
 
 class Jobs:
@@ -46,32 +51,30 @@ class Jobs:
         self._ended: list[Job] = []
         self.under_way = 0  # jobs that have not ended
 
-    def submit(self, job_id: int, is_load: bool, req_id: str, keys: list[bytes], chunk_ids: Any) -> None:
-        outcome = wire.FAILED if is_load else wire.DROPPED
-        slots = np.ascontiguousarray(chunk_ids, dtype="<u4")
-        job = Job(job_id, is_load, req_id, keys, slots, outcomes=bytearray([outcome]) * len(keys))
+    def submit(self, job: Job) -> None:
+        job.outcomes = bytearray([wire.FAILED if job.is_load else wire.DROPPED]) * job.count
         self.under_way += 1
-        if not self._client.usable or self._queued_blocks + len(keys) > QUEUED_BLOCKS_MAX or not keys:
-            job.next = len(keys)
+        if not self._client.usable or self._queued_blocks + job.count > QUEUED_BLOCKS_MAX or not job.count:
+            job.next = job.count
             self._end(job)
             return
-        self._queued_blocks += len(keys)
-        (self._loads if is_load else self._stores).append(job)
+        self._queued_blocks += job.count
+        (self._loads if job.is_load else self._stores).append(job)
         self.send_queued()
 
     def send_queued(self) -> None:
         """Sends as much as there is room for."""
         for queue in (self._loads, self._stores):
             while queue and self._send_part(queue[0]):
-                if queue[0].next >= len(queue[0].keys):
+                if queue[0].next >= queue[0].count:
                     queue.popleft()
 
     def fail_queued(self) -> None:
         """Ends what has not been sent: it has touched nothing."""
         for queue in (self._loads, self._stores):
             for job in queue:
-                self._queued_blocks -= len(job.keys) - job.next
-                job.next = len(job.keys)
+                self._queued_blocks -= job.count - job.next
+                job.next = job.count
                 if job.has_ended:
                     self._end(job)
             queue.clear()
@@ -101,14 +104,8 @@ class Jobs:
 
     def _send_part(self, job: Job) -> bool:
         begin = job.next
-        end = min(len(job.keys), begin + self._client.batch_keys_max)
-        request = self._client.submit(
-            "load" if job.is_load else "store",
-            job,
-            b"".join(job.keys[begin:end]),
-            end - begin,
-            job.slots[begin:end].tobytes(),
-        )
+        end = min(job.count, begin + (job.part_max or self._client.batch_keys_max))
+        request = self._client.submit(job.kind, job, end - begin, **job.fields(begin, end))
         if request is None:
             return False
         job.parts[request] = (begin, end)

@@ -160,6 +160,13 @@ class Lookups:
         if state is not None:
             state.failed.update(keys)
 
+    def refuse(self, keys: Collection[bytes], req_id: str) -> None:
+        """These are misses for this request for good."""
+        state = self._requests.get(req_id)
+        if state is not None:
+            state.failed.update(keys)
+            state.answers.update(dict.fromkeys(keys, self._miss))
+
     def spread_failures(self) -> None:
         """Once for all loads that have failed since, as a lost server fails hundreds at once."""
         if not self._newly_failed:

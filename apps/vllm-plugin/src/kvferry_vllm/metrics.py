@@ -16,6 +16,8 @@ CONNECTED = "vllm:kvferry_connected"
 CONNECTIONS = "vllm:kvferry_connections"
 REMOVED_BLOCKS = "vllm:kvferry_removed_blocks"
 SERVER_KILLS = "vllm:kvferry_server_kills"
+HOLD_BLOCKS = "vllm:kvferry_hold_blocks"
+HELD_BLOCKS = "vllm:kvferry_held_blocks"
 UNANSWERED = "vllm:kvferry_unanswered_requests"
 
 _COUNTERS = {
@@ -24,12 +26,14 @@ _COUNTERS = {
     LOOKUPS_EXPIRED: ("Lookups that had no answer within lookup_deadline_ms and counted as misses.", ()),
     STORE_BLOCKS: ("Blocks of ended stores, by outcome; dropped: not taken, by the server or for want of one.", ("outcome",)),
     LOAD_BLOCKS: ("Blocks of ended loads, by outcome.", ("outcome",)),
+    HOLD_BLOCKS: ("Direct mode: blocks that were asked to be held in the server's memory, by outcome.", ("outcome",)),
     CONNECTIONS: ("Connections that the server has welcomed.", ()),
     REMOVED_BLOCKS: ("Blocks that the server has removed, by reason; counted when KV events are on.", ("reason",)),
     SERVER_KILLS: ("Frozen servers that were killed to get back the memory they held.", ()),
 }  # fmt: skip
 _GAUGES = {
     CONNECTED: "1 while the server is connected and answers.",
+    HELD_BLOCKS: "Direct mode: blocks that the server holds for this engine.",
     UNANSWERED: "Requests that the server has not answered yet.",
 }
 _HISTOGRAMS = {

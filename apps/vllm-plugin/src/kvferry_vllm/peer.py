@@ -21,6 +21,7 @@ class Peer:
         self.uid = uid
         self._pidfd = pidfd
         self._refusal: str | None = "it never said WELCOME"
+        self._is_confirmed = False
 
     @classmethod
     def of(cls, connection: socket.socket) -> "Peer | None":
@@ -36,11 +37,12 @@ class Peer:
 
     def confirm(self, welcomed_pid: int) -> None:
         """Takes the pid that WELCOME named; it must be this process as it sees itself."""
+        self._is_confirmed = welcomed_pid == self._innermost_pid()
         if self.uid != os.geteuid():
             self._refusal = f"it runs as uid {self.uid}, not as ours"
         elif self.pid in (1, os.getpid(), os.getppid()):
             self._refusal = f"pid {self.pid} is not a server of ours to end"
-        elif welcomed_pid != self._innermost_pid():
+        elif not self._is_confirmed:
             self._refusal = f"pid {self.pid} listens but pid {welcomed_pid} answered"
         else:
             self._refusal = None
@@ -60,6 +62,10 @@ class Peer:
         except OSError as error:
             return str(error)
         return None
+
+    def watch(self) -> int | None:
+        """A pidfd of the caller's own: readable once the process has ended. None unless it is surely the one that answers."""
+        return os.dup(self._pidfd) if self._is_confirmed else None
 
     def close(self) -> None:
         if self._pidfd >= 0:

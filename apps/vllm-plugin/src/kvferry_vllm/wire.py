@@ -17,6 +17,11 @@ STATE_MISS, STATE_HIT, STATE_PENDING = 0, 1, 2
 FAILED, STORED, PRESENT, DROPPED, LOADED, MISS, CORRUPT, REMOVED = range(8)
 OUTCOME_NAMES = ("failed", "stored", "present", "dropped", "loaded", "miss", "corrupt", "removed")
 
+# Direct mode.
+OFFSET_BYTES = 8
+TICKET_MAX = 2**32 - 1
+NO_BLOCK = 2**32 - 1  # in `blocks`: a page that is not there
+
 
 class Lookup(msgspec.Struct, tag_field="t", tag="lookup"):
     id: int
@@ -44,10 +49,49 @@ class Ping(msgspec.Struct, tag_field="t", tag="ping"):
     id: int
 
 
+class Hold(msgspec.Struct, tag_field="t", tag="hold"):
+    id: int
+    keys: bytes
+
+
+class Release(msgspec.Struct, tag_field="t", tag="release"):
+    keys: bytes
+
+
+class Gather(msgspec.Struct, tag_field="t", tag="gather"):
+    id: int
+    ticket: int
+    keys: bytes
+    groups: bytes
+    blocks: bytes
+
+
+class Scatter(msgspec.Struct, tag_field="t", tag="scatter"):
+    id: int
+    keys: bytes
+    groups: bytes
+    blocks: bytes
+
+
+# What is answered, by kind. Those of JOB_KINDS touch the engine's memory until they are: the fence is about them.
+REQUESTS: dict[str, Any] = {
+    "lookup": Lookup, "store": Store, "load": Load, "hold": Hold, "gather": Gather, "scatter": Scatter, "ping": Ping,
+}  # fmt: skip
+JOB_KINDS = frozenset({"store", "load", "gather", "scatter"})
+STORE_KINDS = frozenset({"store", "gather"})
+
+
 class ServerIdentity(msgspec.Struct):
     name: str
     version: str
     pid: int
+
+
+class DirectWelcome(msgspec.Struct):
+    """`instance` names the arena, of this run of the server."""
+
+    instance: str
+    arenaBytes: int
 
 
 class Welcome(msgspec.Struct, tag_field="t", tag="welcome"):
@@ -56,6 +100,7 @@ class Welcome(msgspec.Struct, tag_field="t", tag="welcome"):
     digest: str
     requestsMax: int
     batchKeysMax: int
+    direct: DirectWelcome | None = None
 
 
 class States(msgspec.Struct, tag_field="t", tag="states"):
@@ -68,6 +113,22 @@ class Done(msgspec.Struct, tag_field="t", tag="done"):
     outcomes: bytes
     codes: bytes
     us: int
+
+
+class Held(msgspec.Struct, tag_field="t", tag="held"):
+    """`offsets`: u64 each, where the block lies in the arena if its outcome is LOADED."""
+
+    id: int
+    outcomes: bytes
+    codes: bytes
+    offsets: bytes
+    us: int
+
+
+class Stored(msgspec.Struct, tag_field="t", tag="stored"):
+    ticket: int
+    outcomes: bytes
+    codes: bytes
 
 
 class Pong(msgspec.Struct, tag_field="t", tag="pong"):
@@ -90,7 +151,8 @@ class Error(msgspec.Struct, tag_field="t", tag="error"):
     context: dict[str, Any] = {}
 
 
-ServerMessage = Union[Welcome, States, Done, Pong, Removed, Drain, Error]
+Answer = Union[States, Done, Held, Error]
+ServerMessage = Union[Welcome, States, Done, Held, Stored, Pong, Removed, Drain, Error]
 
 _HEADER = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size
