@@ -29,14 +29,14 @@ inline void inChild(const std::string& name, const std::string& version = "13.0"
 
 /** In a child: what the stand-in counts. */
 inline StandInCounts counts() {
-  void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  void* const library = dlopen("libcuda.so.1", RTLD_NOW);
   StandInCounts counts{};
   reinterpret_cast<StandInCountsCall*>(dlsym(library, "kvferryStandInCudaCounts"))(&counts);
   return counts;
 }
 
 inline void failCalls(const char* call, int nth, int result, int ordinal = -1) {
-  void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+  void* const library = dlopen("libcuda.so.1", RTLD_NOW);
   reinterpret_cast<StandInFailCall*>(dlsym(library, "kvferryStandInCudaFail"))(call, nth, result, ordinal);
 }
 

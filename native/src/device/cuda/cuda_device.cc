@@ -39,6 +39,7 @@ class CudaDevice final : public Device {
   }
 
   void useHostMemory(const std::shared_ptr<Region>& region) override {
+    gpu_->requireFound();
     const CurrentContext current(*gpu_);
     if (current.result() != kSuccess) gpu_->failOpening("cuCtxPushCurrent_v2", current.result());
     std::shared_ptr<PinnedMemory> pin;

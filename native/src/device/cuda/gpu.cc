@@ -21,9 +21,8 @@ std::set<Uuid>& lostGpus() {
   return *all;
 }
 
-bool wasLost(const Uuid& uuid) {
-  const std::lock_guard lock(lostMutex);
-  return lostGpus().contains(uuid);
+[[noreturn]] void throwLost(const Uuid& uuid) {
+  throw Error(Code::DeviceLost, uuidText(uuid) + " was lost by this process; only a new process can use it again");
 }
 
 Ordinal ordinalOf(const Driver& driver, const Uuid& uuid) {
@@ -57,8 +56,9 @@ std::string uuidText(const Uuid& uuid) {
 
 std::shared_ptr<Gpu> Gpu::open(const Uuid& uuid) {
   const Driver& found = cuda::driver();
-  if (wasLost(uuid)) {
-    throw Error(Code::DeviceLost, uuidText(uuid) + " was lost by this process; only a new process can use it again");
+  {
+    const std::lock_guard lock(lostMutex);
+    if (lostGpus().contains(uuid)) throwLost(uuid);
   }
   return gpus().acquire(uuid, [&] { return std::unique_ptr<Gpu>(new Gpu(found, uuid, ordinalOf(found, uuid))); });
 }
@@ -88,6 +88,10 @@ void Gpu::endLanes() noexcept {
       driver_.streamDestroy(lane->stream);
     }
   }
+}
+
+void Gpu::requireFound() const {
+  if (lost()) throwLost(uuid_);
 }
 
 void Gpu::note(const char* call, Result result) noexcept {

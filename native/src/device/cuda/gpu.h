@@ -43,6 +43,8 @@ class Gpu {
   Ordinal ordinal() const { return ordinal_; }
   size_t pitchMax() const { return pitchMax_; }
 
+  /** Throws Error DEVICE_LOST where it is. */
+  void requireFound() const;
   bool lost() const { return lost_.load(std::memory_order_acquire); }
   /** Many copies in one call: where the driver has that, and takes host addresses as the GPU's. */
   bool usesBatches() const { return usesBatches_.load(std::memory_order_relaxed); }
