@@ -1,11 +1,13 @@
 /** `FileEngine` and `FileStore` over the addon: what is added here is cancelling by AbortSignal. */
 import { availableParallelism } from "node:os";
 import { abortError, abortedResult, cancellable } from "./cancel.js";
+import { openNativeDevice } from "./device.js";
 import type { Addon, AddonEngine, AddonStore } from "./load.js";
 import type {
   BlockCopy,
   BlockIo,
   BlockResult,
+  Device,
   FileEngine,
   FileEngineOptions,
   FileEngineStats,
@@ -15,6 +17,7 @@ import type {
   FolderCalls,
   FolderListing,
   FolderStamps,
+  OpenDeviceOptions,
 } from "./types.js";
 
 /** The threads wait for storage, not for a core: fewer leave a drive idle between small blocks. */
@@ -109,6 +112,10 @@ class NativeFileEngine implements FileEngine {
     const { signal } = copy;
     if (signal?.aborted) return abortedResult(copy.fromSlots.length, signal);
     return cancellable(this.#engine, signal, (ticket) => this.#engine.copyBlocks(copy, ticket));
+  }
+
+  openDevice(options: OpenDeviceOptions): Promise<Device> {
+    return openNativeDevice(this.#engine, options);
   }
 
   stats(): FileEngineStats {

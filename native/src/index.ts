@@ -1,5 +1,5 @@
 /** The C++ data plane: shared memory regions, file I/O engine, checksums and Unix sockets that pass descriptors. Every Error
- * thrown or rejected here has `code`, one of core's error codes, and `context` with `path` and `errno` where there are any. */
+ * thrown or rejected here has `code`, one of core's error codes, and `context` with `path`, `errno` and `field` where there are any. */
 import { createEngine } from "./engine.js";
 import { type Addon, loadAddon } from "./load.js";
 import { openDrive } from "./segment-drive.js";
@@ -20,6 +20,7 @@ import type {
   UnixServer,
 } from "./types.js";
 
+export { NO_BLOCK } from "./device.js";
 export * from "./segment-layout.js";
 export type * from "./types.js";
 

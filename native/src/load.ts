@@ -8,6 +8,8 @@ import type {
   ChecksumImplementation,
   ConnectionHandlers,
   ConnectOptions,
+  DeviceCopies,
+  DeviceStats,
   FileEngineStats,
   FileFeatures,
   FileStoreCounters,
@@ -16,6 +18,7 @@ import type {
   FolderStamps,
   ListenOptions,
   MappedRegion,
+  OpenDeviceOptions,
   RecoveredDrive,
   RegionShape,
   SegmentAppend,
@@ -50,6 +53,7 @@ export interface AddonEngine extends Cancels {
   openStore(options: FileStoreOptions, ticket: number): Promise<AddonStore>;
   folderCall(name: string, ticket: number, path: string, ...rest: readonly unknown[]): Promise<unknown>;
   copyBlocks(copy: BlockCopy, ticket: number): Promise<BlockResult>;
+  openDevice(options: OpenDeviceOptions): Promise<AddonDevice>;
   stats(): FileEngineStats;
   close(): Promise<void>;
 }
@@ -73,6 +77,14 @@ export interface AddonStore {
   keysIn(folder: string, ticket: number): Promise<Uint8Array>;
   counters(): FileStoreCounters;
   close(): void;
+}
+
+export interface AddonDevice {
+  readonly partBytes: number;
+  copy(scatter: boolean, copies: DeviceCopies, ticket: number): Promise<BlockResult>;
+  stats(): DeviceStats;
+  /** Once, after all copies have ended. */
+  close(): Promise<void>;
 }
 
 export interface AddonDrive extends Cancels {

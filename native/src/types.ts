@@ -258,6 +258,9 @@ export interface FileEngine {
   copyBlocks(copy: BlockCopy): Promise<BlockResult>;
   /** Probes the folders and makes them. Rejects with an Error whose `code` is one of core's codes and whose `context` has path and errno. */
   openStore(options: FileStoreOptions, signal?: AbortSignal): Promise<FileStore>;
+  /** Opens an engine's memory. Its copies are never abandoned, also where the engine is abandonable: those under way are waited for. Rejects with an Error: INVALID_ARGUMENT whose
+   * `context.field` names what is wrong, PERMISSION that says what helps, DEVICE_LOST, DEVICE_FAILED, UNSUPPORTED. */
+  openDevice(options: OpenDeviceOptions): Promise<Device>;
   stats(): FileEngineStats;
   /** Ends the threads after the blocks under way. Queued blocks end as FAILED(CLOSED), and so does, in an abandonable engine, what is still
    * under way after a second. */
@@ -473,9 +476,6 @@ export interface DeviceLayout {
   readonly blocksPerChunk: number;
 }
 
-/** A page that is not there: it is not copied. */
-export const NO_BLOCK = 0xffff_ffff;
-
 export interface DeviceCopies {
   /** The whole host memory; must stay valid until the promise settles. */
   readonly host: Uint8Array;
@@ -488,6 +488,17 @@ export interface DeviceCopies {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What an operator should know of a device. */
+export interface DeviceStats {
+  /** Of `hostRegions`: page-locked for the GPU, and not. Both 0 for kinds that do not do that. */
+  readonly pinnedBytes: number;
+  readonly unpinnedBytes: number;
+  /** Why some is not; "" where all is. Copies are slower then, and as right. */
+  readonly unpinnedReason: string;
+  /** The last call of the driver that failed on that GPU, and what it said; "" if none did. */
+  readonly lastError: string;
+}
+
 /** An engine's memory, opened. No byte moves once a call's promise has settled; after `close` has, none at all. */
 export interface Device {
   /** Bytes of a chunk's part. */
@@ -496,6 +507,8 @@ export interface Device {
   gather(copies: DeviceCopies): Promise<BlockResult>;
   /** From host memory. Outcomes LOADED, FAILED. Comes before gathers that wait. */
   scatter(copies: DeviceCopies): Promise<BlockResult>;
+  /** Throws Error CLOSED after `close`. */
+  stats(): DeviceStats;
   /** Ends after the chunks under way. May be called twice. */
   close(): Promise<void>;
 }

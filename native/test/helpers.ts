@@ -19,6 +19,8 @@ export const ABORTED_CODE = 6;
 export const DEADLINE_CODE = 7;
 export const BUSY_CODE = 8;
 export const REGION_GONE_CODE = 15;
+export const DEVICE_LOST_CODE = 21;
+export const DEVICE_FAILED_CODE = 22;
 
 /** The addon as this repository's build leaves it, for processes that load it without the loader. */
 export const addonPath: string = fileURLToPath(new URL(`../prebuilds/${platformName()}/kvferry.node`, import.meta.url));

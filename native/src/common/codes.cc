@@ -93,6 +93,7 @@ std::string errnoName(int error) {
     KVFERRY_NAME(EPIPE);
     KVFERRY_NAME(EREMOTEIO);
     KVFERRY_NAME(EROFS);
+    KVFERRY_NAME(ESRCH);
     KVFERRY_NAME(ESTALE);
     KVFERRY_NAME(ETIMEDOUT);
     KVFERRY_NAME(EXDEV);
@@ -105,6 +106,10 @@ std::string errnoName(int error) {
 Error Error::ofErrno(int error, const std::string& doing, const std::string& path) {
   return Error(codeOfErrno(error), "cannot " + doing + (path.empty() ? "" : " " + path) + ": " + errnoName(error), error,
                path);
+}
+
+Error Error::ofField(const std::string& field, const std::string& problem) {
+  return Error(Code::InvalidArgument, field + " " + problem, 0, {}, field);
 }
 
 }  // namespace kvferry

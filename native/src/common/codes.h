@@ -67,16 +67,20 @@ std::string errnoName(int error);
 /** Thrown where a whole call fails (opening, mapping, listening); single blocks end with outcomes instead. */
 class Error : public std::runtime_error {
  public:
-  Error(Code code, const std::string& message, int error = 0, std::string path = {})
-      : std::runtime_error(message), code(code), error(error), path(std::move(path)) {}
+  Error(Code code, const std::string& message, int error = 0, std::string path = {}, std::string field = {})
+      : std::runtime_error(message), code(code), error(error), path(std::move(path)), field(std::move(field)) {}
 
   /** "cannot open /x: EACCES", with the code that belongs to the errno. */
   static Error ofErrno(int error, const std::string& doing, const std::string& path);
+  /** INVALID_ARGUMENT, "layout.tensors[3].memory must be below 2". */
+  static Error ofField(const std::string& field, const std::string& problem);
 
   const Code code;
   /** The errno, 0 if none. */
   const int error;
   const std::string path;
+  /** The argument that is wrong, empty if none. */
+  const std::string field;
 };
 
 }  // namespace kvferry

@@ -38,7 +38,7 @@ Numbers numbers(Napi::Value value, const char* name) {
   const bool is = value.IsTypedArray() && napi_get_typedarray_info(value.Env(), value, &type, &result.length, &data,
                                                                    nullptr, nullptr) == napi_ok;
   if (!is || type != napi_uint32_array) {
-    throw Error(Code::InvalidArgument, std::string(name) + " must be a Uint32Array");
+    throw Error::ofField(name, "must be a Uint32Array");
   }
   result.data = static_cast<uint32_t*>(data);
   return result;
@@ -49,7 +49,7 @@ Numbers numbers(Napi::Value value, const char* name) {
 uint32_t* numbersOf(Napi::Value value, const char* name, uint32_t count) {
   const Numbers found = numbers(value, name);
   if (found.length != count) {
-    throw Error(Code::InvalidArgument, std::string(name) + " must have one element a block");
+    throw Error::ofField(name, "must have " + std::to_string(count) + " elements");
   }
   return found.data;
 }
@@ -57,7 +57,7 @@ uint32_t* numbersOf(Napi::Value value, const char* name, uint32_t count) {
 uint32_t numbersLength(Napi::Value value, const char* name) {
   const Numbers found = numbers(value, name);
   if (found.length > kBlocksPerBatchMax) {
-    throw Error(Code::InvalidArgument, std::string(name) + " has too many elements for one batch");
+    throw Error::ofField(name, "has too many elements for one batch");
   }
   return static_cast<uint32_t>(found.length);
 }
@@ -72,10 +72,7 @@ Rows rowsOf(Napi::Value memoryValue, Napi::Value rowBytesValue, uint64_t blockBy
   const uint64_t rowBytes = wholeNumber(rowBytesValue, "rowBytes", kWholeMax);
   if (rowBytes < blockBytes) throw Error(Code::InvalidArgument, "rowBytes is less than the block's bytes");
   Rows rows{memory.data, rowBytes, Region::find(memory.data, memory.length == 0 ? 1 : memory.length)};
-  // The longest view that Node 20 has of a region stands for the whole region.
-  const bool whole =
-      rows.region && rows.region->data() == memory.data && memory.length > kNode20ArrayBytesMax - rowBytes;
-  const uint64_t extent = whole ? rows.region->bytes() : memory.length;
+  const uint64_t extent = extentOf(memoryValue.Env(), memory, rows.region.get());
   for (uint32_t i = 0; i < count; i++) {
     if (extent < blockBytes || slots[i] > (extent - blockBytes) / rowBytes) {
       throw Error(Code::InvalidArgument, "slot " + std::to_string(slots[i]) + " lies outside the memory");

@@ -94,6 +94,9 @@ Napi::Value closeEngine(Napi::Env env, const std::shared_ptr<EngineHandle>& engi
 Napi::Value openStore(const std::shared_ptr<EngineHandle>& engine, Napi::Object options, uint32_t ticket);
 /** (name, ticket, …): one of `FolderCalls` of types.ts. */
 Napi::Value folderCall(const std::shared_ptr<EngineHandle>& engine, const Napi::CallbackInfo& info);
+/** Makes a promise of a Device object: (OpenDeviceOptions of types.ts). */
+Napi::Value openDevice(const std::shared_ptr<EngineHandle>& engine, Napi::Object options);
+Napi::Function defineDeviceClass(Napi::Env env);
 Napi::Function defineStoreClass(Napi::Env env);
 Napi::Function defineDriveClass(Napi::Env env);
 void exportDrives(Napi::Env env, Napi::Object exports);

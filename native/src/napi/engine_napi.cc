@@ -16,6 +16,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return DefineClass(
         env, "FileEngine",
         {InstanceMethod<&EngineObject::openStore>("openStore"), InstanceMethod<&EngineObject::copyBlocks>("copyBlocks"),
+         InstanceMethod<&EngineObject::openDevice>("openDevice"),
          InstanceMethod<&EngineObject::folderCall>("folderCall"), InstanceMethod<&EngineObject::stats>("stats"),
          InstanceMethod<&EngineObject::cancel>("cancel"), InstanceMethod<&EngineObject::close>("close")});
   }
@@ -53,6 +54,13 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return guarded(info.Env(), [&] {
       if (!info[0].IsObject()) throw Error(Code::InvalidArgument, "copyBlocks needs an object");
       return binding::copyBlocks(handle_, info[0].As<Napi::Object>(), ticketOf(info[1]));
+    });
+  }
+
+  Napi::Value openDevice(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      if (!info[0].IsObject()) throw Error::ofField("options", "must be an object");
+      return binding::openDevice(handle_, info[0].As<Napi::Object>());
     });
   }
 
@@ -201,6 +209,7 @@ void exportEngine(Napi::Env env, Napi::Object exports) {
   AddonData& addon = addonData(env);
   addon.engineClass = Napi::Persistent(EngineObject::define(env));
   addon.storeClass = Napi::Persistent(defineStoreClass(env));
+  addon.deviceClass = Napi::Persistent(defineDeviceClass(env));
   addon.driveClass = Napi::Persistent(defineDriveClass(env));
   exportDrives(env, exports);
   exports.Set("FileEngine", addon.engineClass.Value());

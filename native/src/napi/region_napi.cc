@@ -7,6 +7,7 @@ namespace kvferry::binding {
 namespace {
 
 constexpr uint64_t kWholeMax = uint64_t{1} << 53;
+constexpr size_t kNode20ArrayBytesMax = 0xffffffff;
 
 RegionShape shapeOf(Napi::Value value) {
   if (!value.IsObject()) throw Error(Code::InvalidArgument, "a region's shape must be an object");
@@ -21,7 +22,7 @@ RegionShape shapeOf(Napi::Value value) {
 
 /** Node 20 ends the process rather than make an array of more than 4 GiB: it shows the rows that fit. The engines reach all
  * of them, because they know the mapping by its address. */
-size_t visibleBytes(Napi::Env env, size_t bytes, size_t rowBytes) {
+size_t visibleBytes(Napi::Env env, size_t bytes, uint64_t rowBytes) {
   const napi_node_version* version = nullptr;
   if (napi_get_node_version(env, &version) != napi_ok) throw Napi::Error::New(env);
   if (version->major > 20 || bytes <= kNode20ArrayBytesMax) return bytes;
@@ -41,6 +42,8 @@ class RegionObject : public Napi::ObjectWrap<RegionObject> {
   }
 
   explicit RegionObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+
+  static std::shared_ptr<Region> regionOf(Napi::Object object) { return Unwrap(object)->region_; }
 
   static Napi::Value make(Napi::Env env, std::shared_ptr<Region> region, const RegionShape& shape, bool owned) {
     Napi::Object object = addonData(env).regionClass.New({});
@@ -143,6 +146,20 @@ Napi::Value closeFd(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+std::shared_ptr<Region> regionOf(Napi::Value value, const std::string& name) {
+  const bool is = value.IsObject() && value.As<Napi::Object>().InstanceOf(addonData(value.Env()).regionClass.Value());
+  std::shared_ptr<Region> region;
+  if (is) region = RegionObject::regionOf(value.As<Napi::Object>());
+  if (!region) throw Error::ofField(name, "must be a MappedRegion that is not closed");
+  return region;
+}
+
+uint64_t extentOf(Napi::Env env, const Bytes& memory, const Region* region) {
+  if (region == nullptr || region->data() != memory.data) return memory.length;
+  const bool whole = memory.length == visibleBytes(env, region->bytes(), region->rowBytes());
+  return whole ? region->bytes() : memory.length;
+}
 
 void exportRegions(Napi::Env env, Napi::Object exports) {
   addonData(env).regionClass = Napi::Persistent(RegionObject::define(env));

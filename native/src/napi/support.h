@@ -12,6 +12,10 @@
 #include "common/codes.h"
 #include "napi/completions.h"
 
+namespace kvferry {
+class Region;
+}
+
 namespace kvferry::binding {
 
 class EngineHandle;
@@ -23,7 +27,6 @@ using Engines = std::unordered_map<EngineHandle*, std::weak_ptr<EngineHandle>>;
 class Poll;
 
 constexpr size_t kReceiveBufferBytes = 256 * 1024;
-constexpr size_t kNode20ArrayBytesMax = 0xffffffff;
 
 /** State of one environment (the main thread's, or one worker's). */
 struct AddonData {
@@ -40,6 +43,7 @@ struct AddonData {
   Napi::FunctionReference engineClass;
   Napi::FunctionReference storeClass;
   Napi::FunctionReference driveClass;
+  Napi::FunctionReference deviceClass;
   Napi::FunctionReference connectionClass;
   Napi::FunctionReference serverClass;
   /** Where sockets are read into before the bytes are copied to an array of their size. */
@@ -90,5 +94,10 @@ struct Bytes {
 };
 /** Of a Uint8Array. Throws Error INVALID_ARGUMENT. */
 Bytes bytesOf(Napi::Value value, const char* name);
+
+/** Of a MappedRegion. Throws Error INVALID_ARGUMENT for anything else, and for a closed one. */
+std::shared_ptr<Region> regionOf(Napi::Value value, const std::string& name);
+/** Bytes that `memory` stands for: the longest view that Node 20 has of `region` (that it lies in, or nullptr) stands for all of that. */
+uint64_t extentOf(Napi::Env env, const Bytes& memory, const Region* region);
 
 }  // namespace kvferry::binding

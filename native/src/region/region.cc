@@ -117,7 +117,7 @@ std::shared_ptr<Region> Region::mapFd(int fd, const RegionShape& shape) {
   return region;
 }
 
-Region::Region(int fd, const RegionShape& shape) : id_(++lastId), fd_(fd) {
+Region::Region(int fd, const RegionShape& shape) : id_(++lastId), rowBytes_(shape.rowBytes), fd_(fd) {
   FdGuard guard{fd};
   bytes_ = checkedBytes(shape);
   fileBytes_ = shape.offset + bytes_;

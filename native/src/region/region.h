@@ -45,6 +45,7 @@ class Region {
   uint64_t id() const { return id_; }
   uint8_t* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  uint64_t rowBytes() const { return rowBytes_; }
   int fd() const { return fd_; }
   /** Bytes made present in the background so far. */
   size_t populatedBytes() const { return populator_ ? populator_->doneBytes() : 0; }
@@ -59,6 +60,7 @@ class Region {
   void map(uint64_t offset);
 
   const uint64_t id_;
+  const uint64_t rowBytes_;
   int fd_;
   uint64_t fileBytes_ = 0;  // that the mapping needs
   uint8_t* mapping_ = nullptr;

@@ -25,8 +25,8 @@ class CudaDevice final : public Device {
       opened_.push_back(IpcMemory::open(*gpu_, memory.handle));
       const uint64_t bytes = opened_.back()->bytes();
       if (memory.offset > bytes || memory.bytes > bytes - memory.offset) {
-        throw Error(Code::InvalidArgument, "memories[" + std::to_string(i) + "]: bytes " + std::to_string(memory.offset) + " to " +
-                                               std::to_string(memory.offset + memory.bytes) + " of an allocation of " + std::to_string(bytes));
+        throw Error::ofField("memory.memories[" + std::to_string(i) + "]",
+                             "must lie in its allocation, which has " + std::to_string(bytes) + " bytes");
       }
       addresses_.push_back(opened_.back()->address() + memory.offset);
     }

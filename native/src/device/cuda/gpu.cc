@@ -36,9 +36,9 @@ Ordinal ordinalOf(const Driver& driver, const Uuid& uuid) {
     if (driver.deviceGet(&ordinal, i) != kSuccess || driver.deviceGetUuid(&bytes, ordinal) != kSuccess) continue;
     if (std::memcmp(bytes.bytes, uuid.data(), uuid.size()) == 0) return ordinal;
   }
-  throw Error(Code::InvalidArgument, uuidText(uuid) + " is none of the " + std::to_string(count) +
-                                         " GPUs that this process sees; CUDA_VISIBLE_DEVICES and the container's "
-                                         "settings decide which those are");
+  throw Error::ofField("memory.uuid", "must be of a GPU that this process sees; of those " + std::to_string(count) +
+                                          " none is " + uuidText(uuid) +
+                                          ". CUDA_VISIBLE_DEVICES and the container's settings decide which it sees");
 }
 
 }  // namespace
