@@ -20,7 +20,12 @@ export async function buildStandIn({ compiler, flags, objects, folder }) {
   }
   const errors = results.flatMap(({ said }) => (said === undefined ? [] : [said]));
   for (const [name, number] of Object.entries(VERSIONS)) {
-    const own = await compile(compiler, [...all, `-DSTAND_IN_CUDA_VERSION=${number}`], `${sources}/version.cc`, objects);
+    const own = await compile(
+      compiler,
+      [...all, `-DSTAND_IN_CUDA_VERSION=${number}`],
+      `${sources}/version.cc`,
+      objects,
+    );
     if (own.said !== undefined) errors.push(own.said);
     if (errors.length > 0) break;
     mkdirSync(join(folder, name), { recursive: true });

@@ -8,6 +8,7 @@ import type {
   ChecksumImplementation,
   ConnectionHandlers,
   ConnectOptions,
+  CudaReport,
   DeviceCopies,
   DeviceStats,
   FileEngineStats,
@@ -19,6 +20,7 @@ import type {
   ListenOptions,
   MappedRegion,
   OpenDeviceOptions,
+  OwnCudaMemory,
   RecoveredDrive,
   RegionShape,
   SegmentAppend,
@@ -47,6 +49,8 @@ export interface Addon {
   ) => AddonEngine;
   openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
   tryFileFeatures(folder: string): Promise<FileFeatures>;
+  cudaReport(): CudaReport;
+  readonly OwnCudaMemory: new (uuid: Uint8Array, bytes: number) => OwnCudaMemory;
 }
 
 export interface AddonEngine extends Cancels {

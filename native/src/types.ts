@@ -519,3 +519,32 @@ export interface OpenDeviceOptions {
   /** Host memory that copies will use often: a GPU's driver page-locks it. */
   readonly hostRegions?: readonly MappedRegion[];
 }
+
+/** A GPU that this process sees. */
+export interface CudaGpu {
+  readonly name: string;
+  /** 16 bytes. */
+  readonly uuid: Uint8Array;
+  readonly memoryBytes: number;
+  readonly pciBusId: string;
+  /** Undefined where that cannot be told, or there is only one. */
+  readonly numaNode?: number;
+  /** Many copies go to the driver in one call: a driver since 12.8, and not on WSL. */
+  readonly batchedCopies: boolean;
+}
+
+export interface CudaReport {
+  /** What the driver supports: "12.8". */
+  readonly version: string;
+  readonly gpus: readonly CudaGpu[];
+}
+
+/** Device memory that this process has allocated. Its calls block; they throw Error NO_SPACE, DEVICE_FAILED, DEVICE_LOST, and CLOSED after `close`. */
+export interface OwnCudaMemory {
+  /** 64 bytes, for `DeviceMemory` of another process: this one cannot open it. */
+  readonly handle: Uint8Array;
+  /** All of its bytes. */
+  write(bytes: Uint8Array): void;
+  read(): Uint8Array;
+  close(): void;
+}

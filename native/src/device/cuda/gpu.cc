@@ -54,6 +54,14 @@ std::string uuidText(const Uuid& uuid) {
   return text;
 }
 
+bool takesBatches(const Driver& driver, Ordinal ordinal) {
+  // They take addresses as the GPU sees them. Where those of page-locked memory are others than ours (WSL), a batch would break the context.
+  int sameAddresses = 0;
+  return driver.hasBatch() &&
+         driver.deviceGetAttribute(&sameAddresses, kAttributeHostPointerOfRegisteredMemory, ordinal) == kSuccess &&
+         sameAddresses == 1;
+}
+
 std::shared_ptr<Gpu> Gpu::open(const Uuid& uuid) {
   const Driver& found = cuda::driver();
   {
@@ -69,10 +77,7 @@ Gpu::Gpu(const Driver& driver, const Uuid& uuid, Ordinal ordinal) : driver_(driv
   if (const Result result = driver_.primaryCtxRetain(&context_, ordinal)) failOpening("cuDevicePrimaryCtxRetain", result);
   int value = 0;
   pitchMax_ = driver_.deviceGetAttribute(&value, kAttributeMaxPitch, ordinal) == kSuccess ? static_cast<size_t>(std::max(value, 0)) : 0;
-  // Batches take addresses as the GPU sees them. Where those of page-locked memory are others than ours (WSL), a batch would end the context.
-  const bool sameAddresses =
-      driver_.deviceGetAttribute(&value, kAttributeHostPointerOfRegisteredMemory, ordinal) == kSuccess && value == 1;
-  usesBatches_.store(driver_.hasBatch() && sameAddresses);
+  usesBatches_.store(takesBatches(driver_, ordinal));
 }
 
 Gpu::~Gpu() {

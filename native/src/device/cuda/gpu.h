@@ -21,6 +21,9 @@ using Uuid = std::array<uint8_t, 16>;
 /** "GPU-01234567-89ab-…", as nvidia-smi prints it. */
 std::string uuidText(const Uuid& uuid);
 
+/** Whether many copies may go to that GPU in one call. */
+bool takesBatches(const Driver& driver, Ordinal ordinal);
+
 /** A stream, the event that ends a job on it, and room for the job's copies. Of one thread at a time. */
 struct Lane {
   Stream stream = nullptr;
@@ -46,7 +49,7 @@ class Gpu {
   /** Throws Error DEVICE_LOST where it is. */
   void requireFound() const;
   bool lost() const { return lost_.load(std::memory_order_acquire); }
-  /** Many copies in one call: where the driver has that, and takes host addresses as the GPU's. */
+  /** `takesBatches`, until the driver says otherwise. */
   bool usesBatches() const { return usesBatches_.load(std::memory_order_relaxed); }
   void stopBatches() { usesBatches_.store(false, std::memory_order_relaxed); }
 
