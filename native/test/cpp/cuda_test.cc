@@ -20,9 +20,10 @@ std::vector<Fragment> randomPages(std::mt19937_64& random, uint64_t memories, ui
   if (random() % 2 == 0) std::shuffle(order.begin(), order.end(), random);
   const uint64_t hostStride = hostBytes / count >= page + 32 && random() % 2 == 0 ? page + 32 : page;
   const auto memory = static_cast<uint32_t>(random() % memories);
+  const uint64_t gapAfter = hostStride > page ? random() % count : count;  // where the distance is another, once
   std::vector<Fragment> fragments;
   for (uint64_t i = 0; i < count; i++) {
-    fragments.push_back({memory, order[i] * stride, i * hostStride, page});
+    fragments.push_back({memory, order[i] * stride, i * hostStride - (i > gapAfter ? 16 : 0), page});
   }
   return fragments;
 }
