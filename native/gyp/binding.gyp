@@ -8,6 +8,7 @@
       "cflags!": ["-fno-exceptions"],
       "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17"],
       "cflags_cc": ["-std=gnu++20", "-O2", "-g1", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-cast-function-type"],
+      "libraries": ["-ldl"],
       "ldflags": ["-static-libstdc++", "-static-libgcc", "-Wl,--version-script=<(module_root_dir)/exports.map", "-Wl,-z,now", "-Wl,-z,nodelete", "-Wl,--gc-sections"]
     }
   ]

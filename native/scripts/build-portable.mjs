@@ -43,6 +43,7 @@ for (const platform of process.argv.length > 2 ? process.argv.slice(2) : Object.
     `-Wl,--version-script=${join(root, "gyp/exports.map")}`,
     "-Wl,-z,now",
     "-Wl,-z,nodelete",
+    "-ldl", // a library of its own in glibc 2.28
   );
   const { status } = spawnSync(command, args, { stdio: "inherit" });
   if (status !== 0) throw new Error(`${platform}: the compiler ended with ${status}`);

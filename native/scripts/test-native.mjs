@@ -1,7 +1,6 @@
 // Compiles the C++ core and its tests without node-gyp and runs them.
 // Usage: node native/scripts/test-native.mjs [--sanitize address,undefined | thread] [--json FILE] [--only NAME]
-import { spawn, spawnSync } from "node:child_process";
-import { createHash } from "node:crypto";
+import { spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -16,6 +15,8 @@ import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { compile, findCompiler } from "./compile.mjs";
+import { buildStandIn } from "./stand-in-libcuda.mjs";
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 const RUN_SECONDS_MAX = 300;
@@ -28,51 +29,11 @@ function finish(report, code) {
   process.exitCode = code;
 }
 
-/** The first compiler that can build and link with these flags. */
-function findCompiler(flags) {
-  const probe = mkdtempSync(join(tmpdir(), "kvferry-probe-"));
-  try {
-    const source = join(probe, "probe.cc");
-    writeFileSync(source, "#include <memory>\nint main() { return 0; }\n");
-    const names = process.env.CXX ? [process.env.CXX] : ["g++", "clang++"];
-    return names.find((name) => {
-      const built = spawnSync(name, ["-std=c++20", ...flags, source, "-o", join(probe, "probe")]);
-      return built.status === 0 && spawnSync(join(probe, "probe")).status === 0;
-    });
-  } finally {
-    rmSync(probe, { recursive: true, force: true });
-  }
-}
-
-const headers = readdirSync(root, { recursive: true })
-  .filter((file) => file.endsWith(".h") && /^(src|test)\//.test(file))
-  .map((file) => readFileSync(join(root, file)));
-
-/** Compiles one file unless its object was made from the same text; resolves to what the compiler said, if it failed. */
-function compile(compiler, flags, source, objects) {
-  const hash = createHash("sha256").update(`${compiler} ${flags.join(" ")} ${source}\0`);
-  hash.update(readFileSync(join(root, source)));
-  for (const header of headers) hash.update(header);
-  const object = join(objects, `${source.replaceAll("/", "-")}.${hash.digest("hex").slice(0, 16)}.o`);
-  if (existsSync(object)) return Promise.resolve({ object });
-  return new Promise((done) => {
-    const args = ["-std=c++20", ...flags, "-Isrc", "-Itest/cpp", "-c", source, "-o", `${object}.${process.pid}`];
-    const child = spawn(compiler, args, { cwd: root, stdio: ["ignore", "ignore", "pipe"] });
-    let said = "";
-    child.stderr.setEncoding("utf8").on("data", (text) => {
-      said += text;
-    });
-    child.on("close", (code) => {
-      if (code !== 0) return done({ object, said });
-      spawnSync("mv", [`${object}.${process.pid}`, object]);
-      done({ object });
-    });
-  });
-}
-
 async function compileAll(compiler, flags, objects) {
   const sources = ["common", "checksum", "region", "engine", "storage", "device", "socket"]
-    .flatMap((folder) => readdirSync(join(root, "src", folder)).map((file) => `src/${folder}/${file}`))
+    .flatMap((folder) =>
+      readdirSync(join(root, "src", folder), { recursive: true }).map((file) => `src/${folder}/${file}`),
+    )
     .concat(readdirSync(join(root, "test/cpp")).map((file) => `test/cpp/${file}`))
     .filter((file) => file.endsWith(".cc"));
   const results = [];
@@ -113,8 +74,10 @@ async function main() {
   const scratch = mkdtempSync(join(tmpdir(), "kvferry-cpp-"));
   try {
     const binary = join(scratch, "tests");
+    const standIn = await buildStandIn({ compiler, flags, objects, folder: join(scratch, "libcuda") });
+    errors.push(...standIn.errors);
     if (errors.length === 0) {
-      const linked = spawnSync(compiler, [...flags, ...results.map(({ object }) => object), "-o", binary]);
+      const linked = spawnSync(compiler, [...flags, ...results.map(({ object }) => object), "-o", binary, "-ldl"]);
       if (linked.status !== 0) errors.push(linked.stderr.toString());
     }
     if (errors.length > 0) {
@@ -125,7 +88,12 @@ async function main() {
     const run = spawnSync(binary, [report, ...(values.only ? [values.only] : [])], {
       stdio: ["ignore", "inherit", "inherit"],
       timeout: RUN_SECONDS_MAX * 1000,
-      env: { ...process.env, TSAN_OPTIONS: "halt_on_error=1", ASAN_OPTIONS: "detect_leaks=1" },
+      env: {
+        ...process.env,
+        TSAN_OPTIONS: "halt_on_error=1",
+        ASAN_OPTIONS: "detect_leaks=1",
+        KVFERRY_STAND_IN_LIBCUDA: join(scratch, "libcuda"),
+      },
     });
     if (!existsSync(report)) {
       const details = [`the tests ended with ${run.status ?? run.signal} before they were through`];

@@ -1,7 +1,7 @@
 /** `Device` over the addon: what is added here is cancelling, by AbortSignal and by `close`. */
 import { abortedResult, CLOSED, cancellable, failedResult, newTicket } from "./cancel.js";
 import type { AddonDevice, AddonEngine } from "./load.js";
-import type { BlockResult, Device, DeviceCopies, OpenDeviceOptions } from "./types.js";
+import type { BlockResult, Device, DeviceCopies, DeviceStats, OpenDeviceOptions } from "./types.js";
 
 /** A page that is not there: it is not copied. */
 export const NO_BLOCK = 0xffff_ffff;
@@ -41,6 +41,10 @@ class NativeDevice implements Device {
     } finally {
       this.#running.delete(ticket);
     }
+  }
+
+  stats(): DeviceStats {
+    return this.#device.stats();
   }
 
   close(): Promise<void> {

@@ -8,11 +8,13 @@ import type {
   ConnectionHandlers,
   ConnectOptions,
   CreateRegionOptions,
+  CudaReport,
   FileEngine,
   FileEngineOptions,
   FileFeatures,
   ListenOptions,
   MappedRegion,
+  OwnCudaMemory,
   RegionShape,
   SegmentDrive,
   SegmentDriveOptions,
@@ -100,4 +102,15 @@ export function openSegmentDrive(options: SegmentDriveOptions): Promise<SegmentD
  * `context` has path and errno where not even a file can be made. */
 export function tryFileFeatures(folder: string): Promise<FileFeatures> {
   return addon().tryFileFeatures(folder);
+}
+
+/** The GPUs that this process sees. Blocks while the driver starts, which may take a second. @throws Error UNSUPPORTED "no CUDA: …". */
+export function cudaReport(): CudaReport {
+  return addon().cudaReport();
+}
+
+/** Device memory of this process, filled with what lay there, for another process to open: for trying a GPU. At most 1 GiB.
+ * @throws Error UNSUPPORTED, INVALID_ARGUMENT, NO_SPACE, DEVICE_FAILED, DEVICE_LOST. */
+export function allocateCudaMemory(uuid: Uint8Array, bytes: number): OwnCudaMemory {
+  return new (addon().OwnCudaMemory)(uuid, bytes);
 }

@@ -8,7 +8,9 @@ import type {
   ChecksumImplementation,
   ConnectionHandlers,
   ConnectOptions,
+  CudaReport,
   DeviceCopies,
+  DeviceStats,
   FileEngineStats,
   FileFeatures,
   FileStoreCounters,
@@ -18,6 +20,7 @@ import type {
   ListenOptions,
   MappedRegion,
   OpenDeviceOptions,
+  OwnCudaMemory,
   RecoveredDrive,
   RegionShape,
   SegmentAppend,
@@ -46,6 +49,8 @@ export interface Addon {
   ) => AddonEngine;
   openSegmentDrive(options: SegmentDriveOptions): Promise<AddonDrive>;
   tryFileFeatures(folder: string): Promise<FileFeatures>;
+  cudaReport(): CudaReport;
+  readonly OwnCudaMemory: new (uuid: Uint8Array, bytes: number) => OwnCudaMemory;
 }
 
 export interface AddonEngine extends Cancels {
@@ -81,6 +86,7 @@ export interface AddonStore {
 export interface AddonDevice {
   readonly partBytes: number;
   copy(scatter: boolean, copies: DeviceCopies, ticket: number): Promise<BlockResult>;
+  stats(): DeviceStats;
   /** Once, after all copies have ended. */
   close(): Promise<void>;
 }

@@ -488,6 +488,17 @@ export interface DeviceCopies {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What an operator should know of a device. */
+export interface DeviceStats {
+  /** Of `hostRegions`: page-locked for the GPU, and not. Both 0 for kinds that do not do that. */
+  readonly pinnedBytes: number;
+  readonly unpinnedBytes: number;
+  /** Why some is not; "" where all is. Copies are slower then, and as right. */
+  readonly unpinnedReason: string;
+  /** The last call of the driver that failed on that GPU, and what it said; "" if none did. */
+  readonly lastError: string;
+}
+
 /** An engine's memory, opened. No byte moves once a call's promise has settled; after `close` has, none at all. */
 export interface Device {
   /** Bytes of a chunk's part. */
@@ -496,6 +507,8 @@ export interface Device {
   gather(copies: DeviceCopies): Promise<BlockResult>;
   /** From host memory. Outcomes LOADED, FAILED. Comes before gathers that wait. */
   scatter(copies: DeviceCopies): Promise<BlockResult>;
+  /** Throws Error CLOSED after `close`. */
+  stats(): DeviceStats;
   /** Ends after the chunks under way. May be called twice. */
   close(): Promise<void>;
 }
@@ -505,4 +518,33 @@ export interface OpenDeviceOptions {
   readonly layout: DeviceLayout;
   /** Host memory that copies will use often: a GPU's driver page-locks it. */
   readonly hostRegions?: readonly MappedRegion[];
+}
+
+/** A GPU that this process sees. */
+export interface CudaGpu {
+  readonly name: string;
+  /** 16 bytes. */
+  readonly uuid: Uint8Array;
+  readonly memoryBytes: number;
+  readonly pciBusId: string;
+  /** Undefined where that cannot be told, or there is only one. */
+  readonly numaNode?: number;
+  /** Many copies go to the driver in one call: a driver since 12.8, and not on WSL. */
+  readonly batchedCopies: boolean;
+}
+
+export interface CudaReport {
+  /** What the driver supports: "12.8". */
+  readonly version: string;
+  readonly gpus: readonly CudaGpu[];
+}
+
+/** Device memory that this process has allocated. Its calls block; they throw Error NO_SPACE, DEVICE_FAILED, DEVICE_LOST, and CLOSED after `close`. */
+export interface OwnCudaMemory {
+  /** 64 bytes, for `DeviceMemory` of another process: this one cannot open it. */
+  readonly handle: Uint8Array;
+  /** All of its bytes. */
+  write(bytes: Uint8Array): void;
+  read(): Uint8Array;
+  close(): void;
 }

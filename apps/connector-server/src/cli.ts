@@ -26,6 +26,7 @@ Examples:
   kvferry gc --config /etc/kvferry.yaml --unused-for 30d --dry-run
   kvferry inspect --stats --data /mnt/nvme/kv
   kvferry doctor /mnt/nvme /mnt/shared --write kvferry.yaml
+  kvferry doctor --cuda
   kvferry bench /mnt/nvme --backend nvme
   kvferry copy posix:/mnt/kv 'nvme:/mnt/nvme/kv?capacity=800GiB' --rate 500MiB
 
@@ -105,10 +106,13 @@ function program(): Command {
       "the second client's command, for instance 'ssh node2 kvferry doctor --observe /mnt/kv'",
     )
     .option("--timeout <time>", "how long a step may take", "45s")
-    .option("--quick", "leave the speeds of folders out")
+    .option("--cuda", "say whether direct mode can reach the GPUs here, and how fast, instead of places")
+    .option("--quick", "leave the speeds of folders and GPUs out")
     .option("--json", "the whole result as JSON, without a progress bar")
     .addOption(new Option("--observe", "be the second client of another doctor, over stdin and stdout").hideHelp())
     .addOption(new Option("--probe", "what the doctor starts for each folder").hideHelp())
+    .addOption(new Option("--cuda-probe", "what the doctor starts for GPUs").hideHelp())
+    .addOption(new Option("--cuda-memory", "own memory of a GPU, for another doctor").hideHelp())
     .action((places: string[], flags: DoctorFlags) => doctor(places, flags));
   root
     .command("bench <path>")

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "common/codes.h"
@@ -28,6 +29,17 @@ struct ChunkCopy {
   uint32_t count = 0;
 };
 
+/** What an operator should know of a device. */
+struct DeviceStats {
+  /** Of `useHostMemory`: page-locked, and not. */
+  uint64_t pinnedBytes = 0;
+  uint64_t unpinnedBytes = 0;
+  /** Why some is not; "" where all is, or where devices of the kind do not do that. */
+  std::string unpinnedReason;
+  /** The last call of the device's driver that failed, and what it said; "" if none did. */
+  std::string lastError;
+};
+
 /** An engine's memory. Threads of an `Engine` call `copy`, several at a time; queueing, priorities and cancellation before the start are the engine's. */
 class Device {
  public:
@@ -41,6 +53,8 @@ class Device {
 
   /** Host memory that copies will use often; held until the device ends. A device may page-lock it. Throws Error. */
   virtual void useHostMemory(const std::shared_ptr<Region>& /*region*/) {}
+
+  virtual DeviceStats stats() const { return {}; }
 
  protected:
   Device() = default;

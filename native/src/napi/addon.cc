@@ -38,6 +38,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   exportEngine(env, exports);
   exportSockets(env, exports);
   exportFeatures(env, exports);
+  exportCuda(env, exports);
   return exports;
 }
 

@@ -100,7 +100,8 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Device",
                        {InstanceAccessor<&DeviceObject::partBytes>("partBytes"),
-                        InstanceMethod<&DeviceObject::copy>("copy"), InstanceMethod<&DeviceObject::close>("close")});
+                        InstanceMethod<&DeviceObject::copy>("copy"), InstanceMethod<&DeviceObject::stats>("stats"),
+                        InstanceMethod<&DeviceObject::close>("close")});
   }
 
   explicit DeviceObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
@@ -146,6 +147,19 @@ class DeviceObject : public Napi::ObjectWrap<DeviceObject> {
     plan.blocks = blocksOf(copies.Get("blocks"), layout, plan.groups, plan.count);
     plan.partsPerUnit = static_cast<uint32_t>(std::clamp<uint64_t>(kUnitBytes / layout.partBytes(), 1, kUnitBytes));
     return plan;
+  }
+
+  Napi::Value stats(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      if (!device_) throw Error(Code::Closed, "the device is closed");
+      const DeviceStats stats = device_->device->stats();
+      Napi::Object result = Napi::Object::New(info.Env());
+      result.Set("pinnedBytes", static_cast<double>(stats.pinnedBytes));
+      result.Set("unpinnedBytes", static_cast<double>(stats.unpinnedBytes));
+      result.Set("unpinnedReason", stats.unpinnedReason);
+      result.Set("lastError", stats.lastError);
+      return result;
+    });
   }
 
   /** JavaScript has waited for all batches. */

@@ -58,6 +58,7 @@ void exportRegions(Napi::Env env, Napi::Object exports);
 void exportEngine(Napi::Env env, Napi::Object exports);
 void exportSockets(Napi::Env env, Napi::Object exports);
 void exportFeatures(Napi::Env env, Napi::Object exports);
+void exportCuda(Napi::Env env, Napi::Object exports);
 
 /** Ends the threads of all engines; waits without limit in a worker, whose memory is about to be freed. */
 void endEngines(AddonData& data);

@@ -27,6 +27,16 @@ inline std::vector<Test>& tests() {
   return all;
 }
 
+/** What `tests --child NAME` runs: for tests that need a process of their own. */
+inline std::vector<Test>& children() {
+  static std::vector<Test> all;
+  return all;
+}
+
+struct ChildRegistration {
+  ChildRegistration(const char* file, const char* name, void (*body)()) { children().push_back({file, name, body}); }
+};
+
 struct Registration {
   Registration(const char* file, const char* name, void (*body)()) { tests().push_back({file, name, body}); }
 };
@@ -55,6 +65,11 @@ std::string show(const Value& value) {
 #define TEST(name)                                                               \
   static void name();                                                            \
   static const ::check::Registration registration_##name(__FILE__, #name, name); \
+  static void name()
+
+#define CHILD(name)                                                                 \
+  static void name();                                                               \
+  static const ::check::ChildRegistration registration_##name(__FILE__, #name, name); \
   static void name()
 
 #define CHECK(condition)                                                         \

@@ -1,6 +1,8 @@
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
+import { ownCudaMemory } from "../doctor/cuda-memory.js";
 import { diagnose } from "../doctor/diagnose.js";
+import { CUDA, diagnoseCuda, probeCudaHere } from "../doctor/diagnose-cuda.js";
 import { observe } from "../doctor/observer.js";
 import { probeHere } from "../doctor/probe-process.js";
 import { configText, type Diagnosis, diagnosisText, verdictOf } from "../doctor/report.js";
@@ -24,9 +26,13 @@ export interface DoctorFlags {
   readonly region?: string;
   readonly timeout: string;
   readonly quick?: boolean;
+  /** GPUs rather than places. */
+  readonly cuda?: boolean;
   /** What the processes that it starts itself are told. */
   readonly probe?: boolean;
   readonly observe?: boolean;
+  readonly cudaProbe?: boolean;
+  readonly cudaMemory?: boolean;
 }
 
 /** Fastest first, as a configuration has them. */
@@ -34,7 +40,9 @@ const ORDER: readonly TierConfig["backend"][] = ["memory", "nvme", "posix", "nfs
 
 /** Says what each place can do, what that means and what to change. Exit code 1 if one of them should not be used. */
 export async function doctor(targets: readonly string[], flags: DoctorFlags): Promise<void> {
-  const [first] = targets;
+  const [first, second] = targets;
+  if (flags.cudaProbe === true) return probeCudaHere(flags.quick === true);
+  if (flags.cudaMemory === true && first !== undefined) return ownCudaMemory(first, Number(second));
   if (flags.probe === true && first !== undefined) return probeHere(first, flags.quick === true, flags.observer);
   if (flags.observe === true && first !== undefined) return observe(first);
   const stepMsMax = parseDuration(flags.timeout);
@@ -42,28 +50,43 @@ export async function doctor(targets: readonly string[], flags: DoctorFlags): Pr
   refuseTaken("--report", flags.report);
   refuseTaken("--write", flags.write);
   const interrupt = onInterrupt();
-  const diagnoses: Diagnosis[] = [];
-  const { observer, endpoint, region, quick } = flags;
-  for (const target of targets.length === 0 ? ["."] : targets) {
-    const progress = new Progress(flags.json !== true);
-    const onStep = (done: number, step: string): void => progress.show(target, done, 100, step);
-    const { signal } = interrupt;
-    try {
-      diagnoses.push(await diagnose({ target, observer, quick, endpoint, region, stepMsMax, signal, onStep }));
-    } catch (thrown) {
-      if (!signal.aborted) throw thrown;
-      break;
-    } finally {
-      progress.end();
-    }
-    if (flags.json !== true) process.stdout.write(`${diagnosisText(diagnoses.at(-1) as Diagnosis)}\n`);
-  }
+  const diagnoses = await diagnoseAll(targets, flags, stepMsMax, interrupt.signal);
   const result = { kvferry: version, at: new Date().toISOString(), diagnoses };
   if (flags.json === true) process.stdout.write(`${JSON.stringify(result, null, 2)}\n`);
   if (flags.report !== undefined) await writeNew("--report", flags.report, `${JSON.stringify(result, null, 2)}\n`);
   if (flags.write !== undefined) await writeNew("--write", flags.write, configText(tiersOf(diagnoses)));
   const bad = diagnoses.some((diagnosis) => verdictOf(diagnosis) === "problem");
   process.exitCode = interrupt.code() ?? (bad ? EXIT_FAILED : 0);
+}
+
+/** Of what was asked about, until the interrupt. */
+async function diagnoseAll(
+  targets: readonly string[],
+  flags: DoctorFlags,
+  stepMsMax: number,
+  signal: AbortSignal,
+): Promise<Diagnosis[]> {
+  if (flags.cuda === true && targets.length > 0) throw invalid("--cuda", "is about GPUs: leave the places out");
+  const { observer, endpoint, region, quick } = flags;
+  const places = targets.length === 0 ? ["."] : targets;
+  const diagnoses: Diagnosis[] = [];
+  for (const target of flags.cuda === true ? [CUDA] : places) {
+    const progress = new Progress(flags.json !== true);
+    const onStep = (done: number, step: string): void => progress.show(target, done, 100, step);
+    const found: Diagnosis[] = [];
+    try {
+      if (flags.cuda === true) found.push(...(await diagnoseCuda({ quick, stepMsMax, signal, onStep })));
+      else found.push(await diagnose({ target, observer, quick, endpoint, region, stepMsMax, signal, onStep }));
+    } catch (thrown) {
+      if (!signal.aborted) throw thrown;
+      break;
+    } finally {
+      progress.end();
+    }
+    diagnoses.push(...found);
+    if (flags.json !== true) for (const each of found) process.stdout.write(`${diagnosisText(each)}\n`);
+  }
+  return diagnoses;
 }
 
 function tiersOf(diagnoses: readonly Diagnosis[]): TierConfig[] {

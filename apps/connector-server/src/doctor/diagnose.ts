@@ -3,13 +3,13 @@ import { type Finding, KvferryError, toKvferryError } from "@kvferry/core";
 import type { S3TierConfig } from "../storage/tier-config.js";
 import { judgeFolder } from "./judge-folder.js";
 import { judgeS3 } from "./judge-s3.js";
-import { type ProbeOptions, probeFolder } from "./probe-process.js";
+import { type FolderProbeOptions, probeFolder } from "./probe-process.js";
 import type { Diagnosis } from "./report.js";
 import { suggestTier } from "./suggest-tier.js";
 
 const S3 = "s3://";
 
-export interface DiagnoseOptions extends Omit<ProbeOptions, "folder"> {
+export interface DiagnoseOptions extends Omit<FolderProbeOptions, "folder"> {
   /** A folder, or `s3://bucket/prefix`. */
   readonly target: string;
   /** Of S3. */

@@ -12,6 +12,8 @@ export interface Diagnosis {
   readonly findings: readonly Finding[];
   /** The tier that suits it; undefined where none does. */
   readonly tier: TierConfig | undefined;
+  /** Lines for people, of what is too much for findings. */
+  readonly table?: readonly string[];
 }
 
 const MARK: Readonly<Record<Severity, string>> = { problem: "✗", advice: "!", fine: "✓" };
@@ -32,6 +34,7 @@ export function diagnosisText(diagnosis: Diagnosis): string {
     lines.push(`  ${MARK[severity]} ${subject}: ${found}`, `      ${means}`);
     if (change !== undefined) lines.push(`      → ${change}`);
   }
+  lines.push(...(diagnosis.table ?? []).map((line) => `    ${line}`));
   lines.push(`  Verdict: ${VERDICT[verdictOf(diagnosis)]}`);
   if (diagnosis.tier !== undefined) {
     lines.push(
