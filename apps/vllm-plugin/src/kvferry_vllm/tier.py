@@ -26,7 +26,7 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
-from kvferry_vllm import __version__, metrics, wire
+from kvferry_vllm import __version__, huge_pages, metrics, wire
 from kvferry_vllm.client import Client, Request, State
 from kvferry_vllm.config import TierConfig, parse_config
 from kvferry_vllm.jobs import Job, Jobs
@@ -38,6 +38,7 @@ from kvferry_vllm.vllm_config import find_vllm_config, hash_bytes
 logger = logging.getLogger("vllm.kvferry.tier")
 
 GROUP_INDEX_BYTES = 4
+HUGE_PAGES_S_MAX = 10.0  # once, while the engine starts
 STARTUP_WAIT_S = 2.0  # for WELCOME, once, before the first request
 RESULTS_MAX = 128  # in one call: a lost server fails hundreds of jobs at once, and the next step is soon
 STEP_BUDGETS = 4  # a step waits for no more than this many lookup budgets in all
@@ -83,6 +84,7 @@ class KvferryTier(SecondaryTierManager):
         vllm_config = find_vllm_config()
         self._key_bytes = hash_bytes(vllm_config) + GROUP_INDEX_BYTES
         self._region_fd = _region_fd(offloading_spec, primary_kv_view.nbytes)
+        huge_pages.gather(self._region_fd, primary_kv_view.nbytes, HUGE_PAGES_S_MAX)
         self._hello = self._make_hello(offloading_spec, primary_kv_view, vllm_config)
         self._connect_at_start()
 
