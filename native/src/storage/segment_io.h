@@ -12,7 +12,7 @@
 namespace kvferry {
 
 /** Bytes that a unit moves at most, unless one block is larger: enough for a drive's full speed, little enough to spread. */
-constexpr uint64_t kUnitBytesMax = 512 * 1024;
+constexpr uint64_t kUnitBytesMax = 1024 * 1024;
 
 /** Blocks of one namespace and where they are in memory. Everything is copied but the memory itself. */
 struct SegmentBlocks {

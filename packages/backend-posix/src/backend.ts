@@ -65,6 +65,8 @@ export class PosixBackend extends OffloadBackend {
   #folder = "";
   #evicted: EvictedBlocks | undefined;
   #indexing: Promise<void> = Promise.resolve();
+  /** Listings that were begun: only the last one knows all, since what an earlier one had found may have been forgotten meanwhile. */
+  #listings = 0;
   #counting: Promise<Usage> | undefined;
   /** Whether `#presence` holds every block of the folder. */
   #complete = false;
@@ -211,7 +213,10 @@ export class PosixBackend extends OffloadBackend {
 
   async #count(): Promise<Usage> {
     const { capacityBytes } = this.#config;
-    await this.#indexing;
+    for (let waited: Promise<void> | undefined; waited !== this.#indexing; ) {
+      waited = this.#indexing;
+      await waited;
+    }
     if (this.#knowsAll && !this.#config.adopt) {
       return { bytes: this.#index.size * this.#fileBytes, blocks: this.#index.size, capacityBytes };
     }
@@ -396,6 +401,7 @@ export class PosixBackend extends OffloadBackend {
     if (this.#finder !== undefined) return; // it lists what is asked for
     this.#complete = false;
     const previous = this.#indexing;
+    const listing = ++this.#listings;
     this.#indexing = (async () => {
       await previous;
       try {
@@ -403,7 +409,7 @@ export class PosixBackend extends OffloadBackend {
           if (removals === this.#index.removals) this.#index.addAll(keys);
           else await this.#noteIfThere(keys, this.#unlessStopped);
         }
-        this.#complete = true;
+        if (listing === this.#listings) this.#complete = true;
       } catch (thrown) {
         if (this.#lastCalls.signal.aborted) return;
         const facts = { err: toKvferryError(thrown, "scan"), folder: this.#folders?.blocks };

@@ -387,23 +387,24 @@ export abstract class OffloadBackend {
     if (slots.length !== keys.count) {
       throw misuse(operation, `${slots.length} slots for ${keys.count} keys`, "slots");
     }
-    if (region.rowBytes < this.context.blockBytes) {
+    const { rows, rowBytes, bytes } = region; // each may be a call into native code
+    if (rowBytes < this.context.blockBytes) {
       throw misuse(
         operation,
-        `the region's rows have ${region.rowBytes} bytes, a block needs ${this.context.blockBytes}`,
+        `the region's rows have ${rowBytes} bytes, a block needs ${this.context.blockBytes}`,
         "region.rowBytes",
       );
     }
-    if (region.bytes.length < region.rows * region.rowBytes) {
+    if (bytes.length < rows * rowBytes) {
       throw misuse(
         operation,
-        `the region has ${region.bytes.length} bytes, less than ${region.rows} rows of ${region.rowBytes}`,
+        `the region has ${bytes.length} bytes, less than ${rows} rows of ${rowBytes}`,
         "region.bytes",
       );
     }
     for (let i = 0; i < slots.length; i++) {
-      if ((slots[i] as number) >= region.rows) {
-        throw misuse(operation, `slots[${i}] is ${slots[i]}, the region has ${region.rows} rows`, "slots");
+      if ((slots[i] as number) >= rows) {
+        throw misuse(operation, `slots[${i}] is ${slots[i]}, the region has ${rows} rows`, "slots");
       }
     }
   }

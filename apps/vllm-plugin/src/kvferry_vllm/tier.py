@@ -14,7 +14,7 @@ import numpy as np
 from vllm.v1.kv_offload.base import LookupResult, ReqContext, RequestOffloadingContext, ScheduleEndContext
 from vllm.v1.kv_offload.tiering.base import JobResult, SecondaryTierManager, TransferJob
 
-from kvferry_vllm import metrics, wire
+from kvferry_vllm import huge_pages, metrics, wire
 from kvferry_vllm.config import parse_config
 from kvferry_vllm.jobs import Job, Jobs
 from kvferry_vllm.listener import Request
@@ -23,6 +23,7 @@ from kvferry_vllm.vllm_config import find_vllm_config
 
 logger = logging.getLogger("vllm.kvferry.tier")
 
+HUGE_PAGES_S_MAX = 10.0  # once, while the engine starts
 RESULTS_MAX = 128  # in one call: a lost server fails hundreds of jobs at once, and the next step is soon
 DRAIN_POLL_S = 0.05
 DRAIN_LOG_S = 5.0
@@ -58,6 +59,7 @@ class KvferryTier(SchedulerSide, SecondaryTierManager):
         self._row_bytes = primary_kv_view.strides[0]
         self._results_max: int | None = RESULTS_MAX
         self._region_fd = _region_fd(offloading_spec, primary_kv_view.nbytes)
+        huge_pages.gather(self._region_fd, primary_kv_view.nbytes, HUGE_PAGES_S_MAX)
         vllm_config = find_vllm_config()
         emits_events = wants_events(config, offloading_spec)
         hello = {

@@ -11,11 +11,13 @@ import {
   Outcome,
   outcomeCode,
   packedKeys,
+  SharedRoot,
   silentLogger,
   slotBytes,
 } from "@kvferry/core";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { PosixBackend, type PosixConfig } from "../../src/index.js";
+import { Presence } from "../../src/presence.js";
 import { namespaceFields } from "../crash-blocks.mjs";
 import { blockPath, flipByte, isRoot, makeRoot, vllmFs } from "../storage.js";
 
@@ -25,6 +27,7 @@ const FILE_BYTES = BLOCK_BYTES + 4096;
 const ends: (() => Promise<unknown>)[] = [];
 
 afterEach(async () => {
+  vi.restoreAllMocks();
   for (const end of ends.splice(0).reverse()) await end();
 });
 
@@ -139,6 +142,31 @@ describe("a capacity", { timeout: 60_000 }, () => {
       "all is counted",
       () => first.rootStatus?.count?.counted.files === usage.reduce((sum, { blocks }) => sum + blocks, 0),
     );
+  });
+
+  it("tells all that is there where what was listed is forgotten in the middle of the listing", async () => {
+    const root = await newRoot();
+    const config = { capacityBytes: 200 * FILE_BYTES };
+    const before = await opened(root, config);
+    await store(before, 0, 64);
+    await before.close();
+    const join = vi.spyOn(SharedRoot.prototype, "join");
+    const { addAll } = Presence.prototype;
+    let leaves = 0;
+    vi.spyOn(Presence.prototype, "addAll").mockImplementation(function (this: Presence, keys: KeyBatch): void {
+      addAll.call(this, keys);
+      if (++leaves === 8) join.mock.calls[0]?.[0].evictionsMissed(); // another process's word of evictions has been lost
+    });
+    const backend = new PosixBackend({ root, threads: 4, ...config });
+    ends.push(() => backend.close());
+    await backend.open({
+      namespace: createNamespace(namespaceFields),
+      keyBytes: KEY_BYTES,
+      blockBytes: BLOCK_BYTES,
+    });
+    expect(await backend.usage()).toMatchObject({ blocks: 64, bytes: 64 * FILE_BYTES });
+    expect(await lookup(backend, 0, 64)).toEqual(Array(64).fill(LookupState.HIT));
+    expect(leaves).toBeGreaterThan(8);
   });
 
   it("can bound the number of files", async () => {

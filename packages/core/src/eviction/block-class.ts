@@ -1,8 +1,12 @@
 import type { BlockUse } from "./policy.js";
 
+const USES_PARTS = 5;
+const END_PARTS = 3;
+const POSITION_PARTS = 3;
+const KNOWN_PARTS = 3;
 /** Parts of each group of classes, from what says most on: uses, distance from the request's end, position, share of the request that was known. */
-export const CLASS_LEVELS: readonly number[] = [5, 3, 3, 3];
-export const CLASSES: number = CLASS_LEVELS.reduce((product, parts) => product * parts, 1);
+export const CLASS_LEVELS: readonly number[] = [USES_PARTS, END_PARTS, POSITION_PARTS, KNOWN_PARTS];
+export const CLASSES: number = USES_PARTS * END_PARTS * POSITION_PARTS * KNOWN_PARTS;
 /** More uses than these make no other class. */
 export const CLASS_USES_MAX = 6;
 
@@ -10,9 +14,9 @@ export const CLASS_USES_MAX = 6;
  * @param uses before this one, with what is remembered from before its last eviction.
  * @param knownBlocks of the request, from its start up to the last one that an earlier request had brought, evicted since or not. */
 export function classOf(use: BlockUse, uses: number, knownBlocks: number): number {
-  const [, ends, positions, shares] = CLASS_LEVELS as [number, number, number, number];
-  const byEnd = usesPart(uses) * ends + endPart(use.requestBlocks - 1 - use.position);
-  return (byEnd * positions + positionPart(use.position)) * shares + knownPart(knownBlocks, use.requestBlocks);
+  const byEnd = usesPart(uses) * END_PARTS + endPart(use.requestBlocks - 1 - use.position);
+  const byPosition = byEnd * POSITION_PARTS + positionPart(use.position);
+  return byPosition * KNOWN_PARTS + knownPart(knownBlocks, use.requestBlocks);
 }
 
 /** 0, 1, 2, 3 to 5, 6 and more. */

@@ -20,13 +20,18 @@ export class Ghosts {
   readonly #seed: number;
   /** Additions a unit of time. */
   readonly #unit: number;
+  /** Places for each of the 2^32 hashes. */
+  readonly #spread: number;
   #additions = 0;
+  /** In units, as far as the bits can tell. */
+  #now = 0;
   #sweep = 0;
 
   constructor(ghostsMax: number, seed: number) {
     const most = Math.ceil(Math.max(GHOSTS_MIN, Math.min(ghostsMax, GHOSTS_MAX)));
     this.#places = new Uint32Array(Math.ceil(most * PLACES_SHARE));
     this.#unit = most / UNITS_MAX;
+    this.#spread = this.#places.length / 2 ** 32;
     this.#seed = seed | 0;
   }
 
@@ -36,28 +41,33 @@ export class Ghosts {
 
   /** Remembers a hash with its uses, up to GHOST_USES_MAX. */
   add(hash: number, uses: number): void {
-    this.#additions++;
+    this.#now = Math.floor(++this.#additions / this.#unit) & TIME_MASK;
     // two places a call, so that none is older than what the bits can tell
     this.#forgetNext();
     this.#forgetNext();
     const mixed = this.#mix(hash);
-    const time = this.#time();
     this.#places[this.#place(mixed)] =
-      (tagOf(mixed) << TAG_SHIFT) | (time << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
+      (tagOf(mixed) << TAG_SHIFT) | (this.#now << USES_BITS) | Math.min(uses, GHOST_USES_MAX);
   }
 
   /** The uses of a hash, or -1 if it is not remembered. */
   uses(hash: number): number {
     const mixed = this.#mix(hash);
-    const ghost = this.#places[this.#place(mixed)] as number;
-    return ghost >>> TAG_SHIFT !== tagOf(mixed) || this.#expired(ghost) ? -1 : ghost & GHOST_USES_MAX;
+    return this.#usesAt(this.#place(mixed), mixed);
   }
 
   /** As `uses`, and forgets the hash. */
   take(hash: number): number {
-    const uses = this.uses(hash);
-    if (uses !== -1) this.#places[this.#place(this.#mix(hash))] = 0;
+    const mixed = this.#mix(hash);
+    const place = this.#place(mixed);
+    const uses = this.#usesAt(place, mixed);
+    if (uses !== -1) this.#places[place] = 0;
     return uses;
+  }
+
+  #usesAt(place: number, mixed: number): number {
+    const ghost = this.#places[place] as number;
+    return ghost >>> TAG_SHIFT !== tagOf(mixed) || this.#expired(ghost) ? -1 : ghost & GHOST_USES_MAX;
   }
 
   #forgetNext(): void {
@@ -66,11 +76,7 @@ export class Ghosts {
   }
 
   #expired(ghost: number): boolean {
-    return ((this.#time() - (ghost >>> USES_BITS)) & TIME_MASK) >= UNITS_MAX;
-  }
-
-  #time(): number {
-    return Math.floor(this.#additions / this.#unit) & TIME_MASK;
+    return ((this.#now - (ghost >>> USES_BITS)) & TIME_MASK) >= UNITS_MAX;
   }
 
   #mix(hash: number): number {
@@ -79,7 +85,7 @@ export class Ghosts {
   }
 
   #place(mixed: number): number {
-    return Math.floor(((mixed >>> 0) / 2 ** 32) * this.#places.length);
+    return Math.floor((mixed >>> 0) * this.#spread);
   }
 }
 

@@ -39,6 +39,8 @@ export class HazardPolicy implements EvictionPolicy {
   readonly #queues: RankedQueues = new RankedQueues(this.#lists, QUEUES);
   /** When each bucket's ages are looked at next, on the clock. */
   readonly #dueAt: Float64Array = new Float64Array(AGE_BUCKETS);
+  /** The first of these. */
+  #nextDueAt = 0;
   /** Uses of blocks so far, modulo 2^32: the clock of all ages. */
   #now = 0;
   #size = 0;
@@ -212,19 +214,27 @@ export class HazardPolicy implements EvictionPolicy {
 
   /** Moves rows that have outgrown their bucket on to their own. */
   #sweep(): void {
+    if (((this.#now - this.#nextDueAt) | 0) < 0) return;
+    let nextUses = 2 ** 30;
     for (let bucket = 0; bucket < AGE_BUCKETS - 1; bucket++) {
-      const due = this.#dueAt[bucket] as number;
-      if (((this.#now - due) | 0) < 0) continue;
-      const pause = Math.max(SWEEP_USES_MIN, this.#scale.width(bucket) / SWEEPS_A_BUCKET);
-      this.#dueAt[bucket] = (this.#now + Math.min(2 ** 30, Math.ceil(pause))) >>> 0;
-      for (let kind = 0; kind < CLASSES; kind++) {
-        const queue = kind * AGE_BUCKETS + bucket;
-        let row = this.#queues.oldest(queue);
-        while (row !== NO_ROW && this.#scale.bucket(this.#age(row)) > bucket) {
-          this.#unlist(row);
-          this.#rank(row);
-          row = this.#queues.oldest(queue);
-        }
+      if (((this.#now - (this.#dueAt[bucket] as number)) | 0) >= 0) {
+        const pause = Math.max(SWEEP_USES_MIN, this.#scale.width(bucket) / SWEEPS_A_BUCKET);
+        this.#dueAt[bucket] = (this.#now + Math.min(2 ** 30, Math.ceil(pause))) >>> 0;
+        this.#sweepBucket(bucket);
+      }
+      nextUses = Math.min(nextUses, ((this.#dueAt[bucket] as number) - this.#now) >>> 0);
+    }
+    this.#nextDueAt = (this.#now + nextUses) >>> 0;
+  }
+
+  #sweepBucket(bucket: number): void {
+    for (let kind = 0; kind < CLASSES; kind++) {
+      const queue = kind * AGE_BUCKETS + bucket;
+      let row = this.#queues.oldest(queue);
+      while (row !== NO_ROW && this.#scale.bucket(this.#age(row)) > bucket) {
+        this.#unlist(row);
+        this.#rank(row);
+        row = this.#queues.oldest(queue);
       }
     }
   }

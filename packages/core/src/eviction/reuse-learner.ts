@@ -85,10 +85,11 @@ export class ReuseLearner {
     if (this.#uses < this.#learnAt) return false;
     const most = Math.max(LEARN_USES_CHEAP, this.#capacityBlocks * LEARN_CAPACITIES);
     this.#learnAt = this.#uses + Math.max(LEARN_USES_MIN, Math.min(this.#uses * LEARN_SHARE, most));
+    const rankedByAge = this.#ranksByAge;
     this.#ranksByAge = this.#uses < WARM_UP_CAPACITIES * this.#capacityBlocks || this.#wasAgeBetter(now);
     this.#tally(this.#uses, now);
     this.#model.learn(this.#reuses, this.#exposure);
-    return true;
+    return !(rankedByAge && this.#ranksByAge);
   }
 
   #wasAgeBetter(now: number): boolean {

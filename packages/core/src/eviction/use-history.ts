@@ -2,6 +2,14 @@ import { AGE_BUCKETS, type AgeScale } from "./age-scale.js";
 
 const NONE = -1;
 
+/** Of a use: the block's hash; when, on a clock of uses, modulo 2^32; its age at the next use of the block, 0 if there was none yet; of an
+ * open use, the next one of its chain. */
+const HASH = 0;
+const TIME = 1;
+const AGE = 2;
+const NEXT = 3;
+const WORDS = 4;
+
 export interface UseHistoryOptions {
   /** Uses that are remembered: 22 bytes for each. */
   readonly usesMax: number;
@@ -19,15 +27,12 @@ export class UseHistory {
   readonly #seed: number;
   /** Blocks whose mixed hash is below are in the sample. */
   readonly #below: number;
-  readonly #hashes: Uint32Array;
-  /** When, on a clock of uses, modulo 2^32. */
-  readonly #times: Uint32Array;
-  /** Age at the next use of the block; 0 if there was none yet. */
-  readonly #ages: Uint32Array;
+  readonly #usesMax: number;
+  /** Words of each use, side by side since they are looked at together: HASH, TIME, AGE, NEXT. */
+  readonly #words: Int32Array;
   readonly #classes: Uint8Array;
-  /** Open uses by hash: first of each chain, and the next one of each. */
+  /** Open uses by hash: the first of each chain. */
   readonly #chains: Int32Array;
-  readonly #next: Int32Array;
   /** Blocks that were seen beyond each bucket, less those first seen there. */
   readonly #beyond: Float64Array;
   /** Uses that were remembered so far, also those that were forgotten since. */
@@ -37,16 +42,14 @@ export class UseHistory {
     this.#beyond = new Float64Array(classes * AGE_BUCKETS);
     this.#seed = seed | 0;
     this.#below = share * 2 ** 32;
-    this.#hashes = new Uint32Array(usesMax);
-    this.#times = new Uint32Array(usesMax);
-    this.#ages = new Uint32Array(usesMax);
+    this.#usesMax = usesMax;
+    this.#words = new Int32Array(usesMax * WORDS);
     this.#classes = new Uint8Array(usesMax);
     this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(usesMax))).fill(NONE);
-    this.#next = new Int32Array(usesMax).fill(NONE);
   }
 
   get memoryBytes(): number {
-    return this.#hashes.byteLength * 4 + this.#classes.byteLength + this.#chains.byteLength;
+    return this.#words.byteLength + this.#classes.byteLength + this.#chains.byteLength;
   }
 
   /** A block of a class was used. */
@@ -54,21 +57,24 @@ export class UseHistory {
     const mixed = this.#mix(hash);
     if (mixed >= this.#below) return;
     const chain = mixed & (this.#chains.length - 1);
-    const before = this.#find(chain, hash);
+    const words = this.#words;
+    const before = this.#find(chain, hash | 0);
     if (before !== NONE) {
-      this.#ages[before] = Math.max(1, (now - (this.#times[before] as number)) >>> 0);
+      const age = (now - (words[before * WORDS + TIME] as number)) >>> 0;
+      words[before * WORDS + AGE] = Math.max(1, age);
       this.#unlink(chain, before);
     }
-    const place = this.#added % this.#hashes.length;
-    if (this.#added >= this.#hashes.length && this.#ages[place] === 0) {
-      this.#unlink(this.#mix(this.#hashes[place] as number) & (this.#chains.length - 1), place);
+    const place = this.#added % this.#usesMax;
+    const at = place * WORDS;
+    if (this.#added >= this.#usesMax && words[at + AGE] === 0) {
+      this.#unlink(this.#mix(words[at + HASH] as number) & (this.#chains.length - 1), place);
     }
     this.#added++;
-    this.#hashes[place] = hash;
-    this.#times[place] = now;
-    this.#ages[place] = 0;
+    words[at + HASH] = hash;
+    words[at + TIME] = now;
+    words[at + AGE] = 0;
+    words[at + NEXT] = this.#chains[chain] as number;
     this.#classes[place] = kind;
-    this.#next[place] = this.#chains[chain] as number;
     this.#chains[chain] = place;
   }
 
@@ -82,14 +88,16 @@ export class UseHistory {
     exposure.fill(0);
     const beyond = this.#beyond;
     beyond.fill(0, 0, reuses.length);
-    const uses = Math.min(this.#added, this.#hashes.length);
+    const words = this.#words;
+    const classes = this.#classes;
+    const uses = Math.min(this.#added, this.#usesMax);
     for (let i = 0; i < uses; i++) {
-      const again = this.#ages[i] as number;
-      const old = (now - (this.#times[i] as number)) >>> 0;
+      const again = (words[i * WORDS + AGE] as number) >>> 0;
+      const old = (now - (words[i * WORDS + TIME] as number)) >>> 0;
       const from = Math.max(0, old - span);
       const to = again === 0 ? old : again;
       if (to <= from && from > 0) continue;
-      const first = (this.#classes[i] as number) * AGE_BUCKETS;
+      const first = (classes[i] as number) * AGE_BUCKETS;
       const bucket = scale.bucket(to);
       if (again !== 0) (reuses[first + bucket] as number)++;
       (beyond[first + bucket] as number)++;
@@ -110,19 +118,21 @@ export class UseHistory {
 
   #find(chain: number, hash: number): number {
     let place = this.#chains[chain] as number;
-    while (place !== NONE && this.#hashes[place] !== hash) place = this.#next[place] as number;
+    const words = this.#words;
+    while (place !== NONE && words[place * WORDS + HASH] !== hash) place = words[place * WORDS + NEXT] as number;
     return place;
   }
 
   #unlink(chain: number, place: number): void {
-    const next = this.#next[place] as number;
+    const words = this.#words;
+    const next = words[place * WORDS + NEXT] as number;
     let at = this.#chains[chain] as number;
     if (at === place) {
       this.#chains[chain] = next;
       return;
     }
-    while (this.#next[at] !== place) at = this.#next[at] as number;
-    this.#next[at] = next;
+    while (words[at * WORDS + NEXT] !== place) at = words[at * WORDS + NEXT] as number;
+    words[at * WORDS + NEXT] = next;
   }
 
   #mix(hash: number): number {

@@ -71,8 +71,6 @@ export const BACKEND_METRICS: readonly MetricDefinition[] = Object.freeze([
 ] satisfies MetricDefinition[]);
 
 const LOOKUP_OUTCOMES: readonly string[] = ["miss", "hit", "pending"];
-/** Kinds of (outcome, code) that are told apart in one pass over a result. */
-const KINDS = 8 * 256;
 
 /** Counts keys by outcome and code, bytes, and the time of every call, and hands them to a sink. Wrap the whole stack of layers to see what its
  * callers see, or the backend alone to see what the storage does. */
@@ -207,16 +205,14 @@ export class MetricsLayer extends Layer {
 
   /** Counts each kind of outcome once; how the call as a whole has ended. */
   #counted(operation: string, { outcomes, codes }: BatchResult): string {
-    const counts = new Uint32Array(KINDS);
+    const counts = new Map<number, number>();
     for (let i = 0; i < outcomes.length; i++) {
       const kind = ((outcomes[i] as number) & 7) * 256 + (codes[i] as number);
-      counts[kind] = (counts[kind] as number) + 1;
+      counts.set(kind, (counts.get(kind) ?? 0) + 1);
     }
     let failed = 0;
     let moved = 0;
-    for (let kind = 0; kind < KINDS; kind++) {
-      const count = counts[kind] as number;
-      if (count === 0) continue;
+    for (const [kind, count] of counts) {
       const outcome = kind >> 8;
       const number = kind & 255;
       if (outcome === Outcome.FAILED) failed += count;

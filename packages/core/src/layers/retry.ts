@@ -107,10 +107,9 @@ export class RetryLayer extends Layer {
   ): Promise<BatchResult> {
     const tries: Tries = { made: 0 };
     const first = await this.#again(operation, signal, () => attempt(undefined), tries);
-    let failed = worthTrying(
-      first,
-      Array.from({ length: count }, (_, i) => i),
-    );
+    if (!first.outcomes.includes(Outcome.FAILED)) return first;
+    const all = Array.from({ length: count }, (_, i) => i);
+    let failed = worthTrying(first, all);
     if (failed.length === 0) return first;
     const result = { outcomes: first.outcomes.slice(), codes: first.codes.slice() };
     while (failed.length > 0 && !signal?.aborted && (await this.#mayTryAgain(tries, signal))) {
