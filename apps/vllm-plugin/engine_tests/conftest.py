@@ -54,6 +54,12 @@ class Server:
             return True
         return False
 
+    def facts(self):
+        """Its threads, and its bytes of memory."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        values = dict(line.split(":", 1) for line in status.splitlines())
+        return int(values["Threads"]), int(values["VmRSS"].split()[0]) * 1024
+
     def kill(self):
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
@@ -248,3 +254,20 @@ def tokens(results):
 
 def cached(results):
     return [each["cached"] for each in results]
+
+
+def until_all_are_hits(engine, prompts, expected, seconds_max):
+    """Seconds until a request has hits, and until every full chunk comes from the cache. What a slow machine has not stored in time is stored
+    again meanwhile. `expected`: the results of the same prompts, whose tokens must come again."""
+    started, first = time.monotonic(), None
+    while True:
+        engine("reset")
+        again = []
+        for prompt in prompts:
+            again += engine.run(prompt)
+            if first is None and any(cached(again)):
+                first = time.monotonic() - started
+        assert tokens(again) == tokens(expected)
+        if cached(again) == full_chunks(prompts):
+            return first, time.monotonic() - started
+        assert time.monotonic() < started + seconds_max, cached(again)

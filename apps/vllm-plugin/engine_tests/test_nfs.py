@@ -8,10 +8,9 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from conftest import LONG, cached, full_chunks, kvferry, tokens
+from conftest import LONG, cached, kvferry, tokens, until_all_are_hits
 from held import WAITED_FOR_SERVER_S
 
 MOUNTS = os.environ.get("KVFERRY_NFS_MOUNTS")
@@ -81,23 +80,6 @@ def version(request, world):
     return request.param
 
 
-def until_all_are_hits(engine, results):
-    """Seconds until a request has hits, and until every full chunk comes from the cache. What a slow machine has not stored in time is stored
-    again meanwhile."""
-    started, first = time.monotonic(), None
-    while True:
-        engine("reset")
-        again = []
-        for prompt in KNOWN:
-            again += engine.run(prompt)
-            if first is None and any(cached(again)):
-                first = time.monotonic() - started
-        assert tokens(again) == tokens(results)
-        if cached(again) == full_chunks(KNOWN):
-            return first, time.monotonic() - started
-        assert time.monotonic() < started + BACK_S_MAX, cached(again)
-
-
 def use(world, storage):
     server, engine = world["server"], world["engine"]
     server.kill()
@@ -105,13 +87,6 @@ def use(world, storage):
     server.start()
     engine("reset")
     assert engine("connected")["connected"]
-
-
-def facts(server):
-    """Threads and bytes of memory of the server."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    values = dict(line.split(":", 1) for line in status.splitlines())
-    return int(values["Threads"]), int(values["VmRSS"].split()[0]) * 1024
 
 
 def mount_is_back(root, seconds):
@@ -125,12 +100,12 @@ def mount_is_back(root, seconds):
 def test_no_call_is_held_and_blocks_are_found_again(version, change, world):
     server, engine, results = world["server"], world["engine"], world["results"]
     root = NfsStorage(version).root
-    until_all_are_hits(engine, results)
+    until_all_are_hits(engine, KNOWN, results, BACK_S_MAX)
     assert engine("settle")["settled"]
     before = engine("metrics")
     engine("reset")
     engine("calls")
-    threads, first_bytes = facts(server)
+    threads, first_bytes = server.facts()
 
     rounds, hits, fresh, fresh_results, most_bytes = 0, 0, None, None, first_bytes
     with changed(change):
@@ -141,7 +116,7 @@ def test_no_call_is_held_and_blocks_are_found_again(version, change, world):
             assert tokens(again)[:2] == tokens(results)
             fresh_results = tokens(again)[2:]
             hits += sum(cached(again))
-            now_threads, now_bytes = facts(server)
+            now_threads, now_bytes = server.facts()
             threads, most_bytes = max(threads, now_threads), max(most_bytes, now_bytes)
             engine("reset")
             rounds += 1
@@ -150,7 +125,7 @@ def test_no_call_is_held_and_blocks_are_found_again(version, change, world):
     mount = []
     watch = threading.Thread(target=mount_is_back, args=(root, mount))
     watch.start()
-    hits_s, back_s = until_all_are_hits(engine, results)
+    hits_s, back_s = until_all_are_hits(engine, KNOWN, results, BACK_S_MAX)
     watch.join()
     assert tokens(engine.run(fresh)) == fresh_results
     assert engine("settle")["settled"]
@@ -160,7 +135,7 @@ def test_no_call_is_held_and_blocks_are_found_again(version, change, world):
     print(
         f"# NFS {version}, {change} for {OUTAGE_S} s: {rounds} rounds of 3 requests, {hits} tokens from storage, {lost} stores lost; "
         f"{calls['count']} calls, over 5 ms {slow} (control {control}), slowest {calls['slowest'] * 1000:.1f} ms "
-        f"(control {calls['control_slowest'] * 1000:.1f}); at most {threads} threads, memory {first_bytes >> 20} to {most_bytes >> 20} MiB; "
+        f"(control {calls['control_slowest'] * 1000:.1f} ms); at most {threads} threads, memory {first_bytes >> 20} to {most_bytes >> 20} MiB; "
         f"the mount answered {mount[0]:.1f} s after the end, first hits after {hits_s:.1f} s, every block after {back_s:.1f} s",
         flush=True,
     )
@@ -173,4 +148,4 @@ def test_no_call_is_held_and_blocks_are_found_again(version, change, world):
 
 def test_the_other_node_finds_what_was_stored(version, world):
     use(world, NfsStorage(version, "c2"))
-    until_all_are_hits(world["engine"], world["results"])
+    until_all_are_hits(world["engine"], KNOWN, world["results"], BACK_S_MAX)
