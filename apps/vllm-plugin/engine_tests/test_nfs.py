@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import LONG, cached, kvferry, tokens, until_all_are_hits
+from conftest import cached, kvferry, tokens, until_all_are_hits
 from held import WAITED_FOR_SERVER_S
 
 MOUNTS = os.environ.get("KVFERRY_NFS_MOUNTS")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(MOUNTS is None, reason="only in the guest with r
 
 VERSIONS = ("v4", "v3")
 KNOWN = [[10, 1300], [11, 1000]]
-OUTAGE_S = 60 if LONG else 15
+OUTAGE_S = 60
 THREADS_MAX = 100
 GROWTH_BYTES_MAX = 256 << 20
 # Many times what it takes.
