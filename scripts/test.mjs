@@ -11,7 +11,7 @@ import { cleanUpAtExit, runCommand } from "./lib/processes.mjs";
 const root = resolve(fileURLToPath(import.meta.url), "../..");
 
 /** In the order in which they run: the quickest to tell of a mistake comes first. */
-const SUITE_NAMES = ["typescript", "packed", "nfs", "cpp", "cpp-asan", "cpp-tsan", "python", "engine"];
+const SUITE_NAMES = ["typescript", "packed", "nfs", "cpp", "cpp-asan", "cpp-tsan", "python", "engine", "nfs-engine"];
 
 const HELP = `Usage: npm test -- [options]
 

@@ -19,6 +19,8 @@ const LOOKUP_DEADLINE_MS = 5_000;
 const USAGE_DEADLINE_MS = 5_000;
 const BYTES_MAX = 2 ** 30;
 const QUEUE_DEPTH_MAX = 4_096;
+/** Between two looks at a tier that has failed: blocks are to be hits again a few seconds after it is back, and a look costs one call. */
+const BREAKER_OPEN_MS = 2000;
 
 /** A tier's backend with the layers that belong to it. */
 export interface LayeredBackend {
@@ -54,7 +56,7 @@ export function withTierLayers(inner: OffloadBackend, { deadlineMs, name, sink }
     storeMs: deadlineMs,
     loadMs: deadlineMs,
   });
-  const breaker = new CircuitBreakerLayer(new RetryLayer(timely));
+  const breaker = new CircuitBreakerLayer(new RetryLayer(timely), { openMs: BREAKER_OPEN_MS });
   const backend = sink === undefined ? breaker : new MetricsLayer(breaker, { sink, backend: name });
   return { backend, circuit: () => breaker.circuit };
 }

@@ -176,6 +176,17 @@ describe("kvferry doctor", { timeout: TIMEOUT_MS }, () => {
     expect(readdirSync(root)).toEqual([]);
   });
 
+  it("says of what it does not look at what to do instead", async () => {
+    const { code, stdout } = await run(["doctor", "sftp:kv@host/srv/kv", "nfs:/mnt/kv", "--quick", "--json"]);
+    const found = JSON.parse(stdout).diagnoses.map(
+      ({ findings }: { findings: { found: string }[] }) => findings[0]?.found,
+    );
+    expect({ code, found }).toEqual({
+      code: 1,
+      found: [expect.stringContaining("kvferry copy FOLDER sftp:"), expect.stringContaining("by their paths")],
+    });
+  });
+
   it("says that a folder is not there, and goes on with the next", async () => {
     const root = scratch();
     const { code, stdout } = await run(["doctor", join(root, "none"), root, "--quick", "--json"]);

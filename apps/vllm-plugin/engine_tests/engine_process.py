@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -26,18 +27,23 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 out = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
-from held import CALL_S_MAX, HeldTimer  # noqa: E402  it imports vLLM, which reads the environment
+from controlled import ControlledCalls  # noqa: E402
+from held import CALL_S_MAX, TIER_METHODS, HeldTimer  # noqa: E402  it imports vLLM, which reads the environment
 
 VOCABULARY = 1024
 SETTLE_S = 30
-TIER_METHODS = (
-    "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
-    "on_request_finished", "on_schedule_end", "get_stats",
-)  # fmt: skip
 MANAGER_METHODS = (
     "lookup", "prepare_load", "complete_load", "prepare_store", "complete_store", "has_pending_work", "take_events",
     "on_new_request", "on_request_finished", "on_schedule_end", "get_stats",
 )  # fmt: skip
+
+
+def tell_vllm_of_memory():
+    """vLLM wants to know the memory's nodes, of which a kernel without cpusets, such as User-Mode Linux, says nothing: there is one."""
+    if "Mems_allowed_list" not in Path("/proc/self/status").read_text():
+        from vllm.utils import cpu_resource_utils
+
+        cpu_resource_utils.get_memory_affinity = lambda pid=0: [0]
 
 
 def make_model(path, kind):
@@ -131,7 +137,8 @@ class Engine:
             (self.tier,) = self.connector.manager.secondary_tiers
         self.contexts = []
         self._record_requests()
-        self.calls = Calls(self.tier, MANAGER_METHODS if self.is_direct else TIER_METHODS)
+        methods = MANAGER_METHODS if self.is_direct else TIER_METHODS
+        self.calls = (ControlledCalls if options["with_control"] else Calls)(self.tier, methods)
 
     def _record_requests(self):
         on_new_request = self.tier.on_new_request
@@ -239,6 +246,7 @@ class Engine:
 def main():
     options = json.loads(sys.argv[1])
     make_model(options["model"], options["kind"])
+    tell_vllm_of_memory()
     engine = Engine(options)
     engine.run([[999, 40]])
     engine.calls.take()

@@ -13,6 +13,10 @@ from kvferry_vllm.client import Client
 
 CALL_S_MAX = 0.005
 SLOW_SHARE_MAX = 0.005  # a virtual core's clock goes on while its host runs others: a few calls look long whatever they do
+TIER_METHODS = (
+    "lookup", "submit_store", "submit_load", "get_finished_jobs", "has_pending_work", "take_events", "on_new_request",
+    "on_request_finished", "on_schedule_end", "get_stats",
+)  # fmt: skip
 WAITED_FOR_SERVER_S = 1.0  # what waits for a server that does not answer takes longer
 
 

@@ -1,3 +1,4 @@
+import { setMaxListeners } from "node:events";
 import type { Readable } from "node:stream";
 import {
   AbortMultipartUploadCommand,
@@ -374,7 +375,9 @@ export class S3Requests {
 }
 
 function sendOptions({ signal }: RequestOptions): { abortSignal?: AbortSignal } {
-  return signal === undefined ? {} : { abortSignal: signal };
+  if (signal === undefined) return {};
+  setMaxListeners(0, signal); // one a request, which takes it away again: a batch is no leak
+  return { abortSignal: signal };
 }
 
 /** Ends when the stream has ended; after an abort, no byte of it reaches the sink. */

@@ -72,6 +72,23 @@ describeServers("s3", (server, name) => {
     await Promise.all(opened.splice(0).map((each) => each.close()));
   });
 
+  it("sounds no alarm of leaking memory over a batch that one signal can end", async () => {
+    const warnings: string[] = [];
+    const heard = ({ message }: Error): number => warnings.push(message);
+    process.on("warning", heard);
+    try {
+      const backend = await open(5000);
+      const ids = numbers(40);
+      const { signal } = new AbortController();
+      await backend.store(batchOf(ids, filled(ids, 5000)), { signal });
+      await backend.load(batchOf(ids, createMemoryRegion(ids.length, 5000)), { signal });
+      await new Promise((done) => setImmediate(done)); // warnings come a tick later
+    } finally {
+      process.off("warning", heard);
+    }
+    expect(warnings.filter((words) => words.includes("listeners"))).toEqual([]);
+  });
+
   it("names objects after namespace and key, and writes the block format", async () => {
     const backend = await open(5000);
     await backend.store(batchOf([1], filled([1], 5000)));

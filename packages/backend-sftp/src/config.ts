@@ -25,9 +25,9 @@ export interface SftpConfig {
   readonly connectionsMax?: number;
   /** Files moved at once over one connection, at most; default 8. */
   readonly filesPerConnectionMax?: number;
-  /** Requests of one file on their way at once, at most; default 16. */
+  /** Requests of one file on their way at once, at most; default 8, which with `requestBytesMax` is all that a connection can have on its way. */
   readonly requestsPerFileMax?: number;
-  /** Bytes that one request moves, at most; the server may allow less. Default 128 KiB. */
+  /** Bytes that one request moves, at most; the server may allow less. Default 255 KiB, which is what OpenSSH allows. */
   readonly requestBytesMax?: number;
   /** Blocks under way and waiting, at most; a batch beyond it is refused with BUSY. Default 65,536. */
   readonly queueBlocksMax?: number;
@@ -59,8 +59,8 @@ const DEFAULTS = {
   port: 22,
   connectionsMax: 4,
   filesPerConnectionMax: 8,
-  requestsPerFileMax: 16,
-  requestBytesMax: 131_072,
+  requestsPerFileMax: 8,
+  requestBytesMax: 261_120,
   queueBlocksMax: 65_536,
   connectTimeoutMs: 20_000,
   keepaliveMs: 10_000,

@@ -1,11 +1,12 @@
 import { readFile } from "node:fs/promises";
-import { connect as connectSocket, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { KvferryError } from "@kvferry/core";
 import ssh2, { type ConnectConfig } from "ssh2"; // Node finds no names in it
 import type { ResolvedSftpConfig } from "./config.js";
 import { toConnectionError } from "./errors.js";
 import { fingerprintOf, type KnownHost, keyTypeOf, knownHosts } from "./host-keys.js";
 import type { PacketPool } from "./packets.js";
+import { connectReading } from "./reading.js";
 import { SftpSession } from "./session.js";
 
 const KEEPALIVES_MISSED_MAX = 3;
@@ -31,7 +32,7 @@ export async function connectSftp(
   const identity = await readIdentity(config);
   const expected = config.hostKeyCheck ? await expectedHostKeys(config) : undefined;
   if (signal?.aborted) throw closed(config);
-  const socket = connectSocket({ host, port, noDelay: true });
+  const { socket, lend } = connectReading(host, port);
   const client = new ssh2.Client();
   const destroy = (): void => {
     client.destroy();
@@ -60,6 +61,8 @@ export async function connectSftp(
       config.connectTimeoutMs,
     );
     client.on("error", end).on("close", lost).on("end", lost);
+    // ssh2 decrypts such packets into memory of its own as they come; of others it may keep what it was given until more has come
+    client.on("handshake", ({ sc }) => lend(/^aes\d+-gcm(@|$)/.test(sc.cipher)));
     client.on("ready", () => {
       const batch = corker(socket);
       // what waited for the server's leave to go on is written while its answer is read

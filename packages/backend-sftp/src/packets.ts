@@ -1,4 +1,4 @@
-/** Buffers of one size that are used again and again: a buffer of 128 KiB that is made anew costs more than what is written into it. */
+/** Buffers of one size that are used again and again: a buffer of some 100 KiB that is made anew costs more than what is written into it. */
 export class PacketPool {
   readonly #bytes: number;
   readonly #keptMax: number;

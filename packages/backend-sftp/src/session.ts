@@ -61,6 +61,8 @@ export class SftpSession {
   #ready: ((fields: Fields) => void) | undefined;
   #nextId = 0;
   #ended: KvferryError | undefined;
+  /** Requests without a body that go together at the end of this turn: a packet of SSH costs more than what is in them. */
+  #short: Buffer[] = [];
   #extensions: ReadonlySet<string> = new Set();
   /** Bytes that one READ or WRITE may move. */
   requestBytes: number = REQUEST_BYTES_SURE;
@@ -285,11 +287,29 @@ export class SftpSession {
       const packetBytes = PACKET_HEADER + fieldsBytes(fields) + bytes;
       const packet = this.#packets.take(packetBytes);
       const end = writeRequest(packet, type, id, fields, bytes);
-      body?.(packet, end);
+      if (body === undefined) {
+        this.#sendSoon(packet.subarray(0, packetBytes));
+        return;
+      }
+      body(packet, end);
+      this.#sendShort();
       this.#batch();
       // ssh2 has encrypted the bytes into a buffer of its own when it calls back
       this.#channel.write(packet.subarray(0, packetBytes), () => this.#packets.give(packet));
     });
+  }
+
+  #sendSoon(packet: Buffer): void {
+    this.#short.push(packet);
+    if (this.#short.length === 1) process.nextTick(() => this.#sendShort());
+  }
+
+  #sendShort(): void {
+    const packets = this.#short;
+    if (packets.length === 0 || this.#ended !== undefined) return;
+    this.#short = [];
+    this.#batch();
+    this.#channel.write(Buffer.concat(packets));
   }
 
   #receive(bytes: Buffer): void {

@@ -1,4 +1,5 @@
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
+import { pipeline } from "node:stream";
 
 /** A way to a server that can be closed. */
 export class Road {
@@ -8,6 +9,8 @@ export class Road {
   readonly #pairs: (readonly [Socket, Socket])[] = [];
   readonly #server: Server;
   #blocked = false;
+  /** What the server says comes in pieces of so many bytes. */
+  pieceBytes: number | undefined;
   /** Connections beyond so many are taken, and hear nothing. */
   answeredMax: number = Number.POSITIVE_INFINITY;
 
@@ -66,12 +69,27 @@ export class Road {
       socket.resume();
       return;
     }
+    socket.setNoDelay(true);
     const further = connect(this.#to, "127.0.0.1").on("error", () => {});
     this.#pairs.push([socket, further]);
     socket.on("close", () => further.destroy());
     further.on("close", () => socket.destroy());
-    socket.pipe(further).pipe(socket);
+    socket.pipe(further);
+    if (this.pieceBytes === undefined) further.pipe(socket);
+    else pipeline(further, inPieces(this.pieceBytes), socket, () => {});
   }
+}
+
+/** Takes what it gets apart, with a turn of the other side between the pieces. */
+function inPieces(bytes: number): (source: AsyncIterable<Buffer>) => AsyncGenerator<Buffer> {
+  return async function* (source) {
+    for await (const chunk of source) {
+      for (let at = 0; at < chunk.length; at += bytes) {
+        yield chunk.subarray(at, at + bytes);
+        await new Promise((done) => setImmediate(done));
+      }
+    }
+  };
 }
 
 /** Begins to listen on a free port of the loopback interface. */

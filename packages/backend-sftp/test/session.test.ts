@@ -7,6 +7,8 @@ import { SftpSession } from "../src/session.js";
 // What a server sends that no honest one does, byte by byte. Nothing of it may reach a slot, or leave a call without an end.
 
 const HANDLE = Uint8Array.of(1);
+/** Length, type, id, handle, position, bytes. */
+const READ_PACKET_BYTES = 4 + 1 + 4 + (4 + 1) + 8 + 4;
 
 describe("an SFTP session", () => {
   let ours: Duplex;
@@ -58,6 +60,21 @@ describe("an SFTP session", () => {
       [1, 2],
       [5, 6, 7],
     ]);
+  });
+
+  it("sends the requests of one turn together, in their order", async () => {
+    const session = await begun();
+    const chunks: Buffer[] = [];
+    theirs.on("data", (chunk: Buffer) => chunks.push(chunk));
+    const asked = [16, 17, 18].map((bytes) => session.read(HANDLE, 0, bytes, () => {}).catch(() => {}));
+    await send();
+    expect(chunks).toHaveLength(1);
+    const lengths = [0, 1, 2].map((i) =>
+      (chunks[0] as Buffer).subarray((i + 1) * READ_PACKET_BYTES - 4).readUInt32BE(0),
+    );
+    expect(lengths).toEqual([16, 17, 18]);
+    session.end(new KvferryError("UNAVAILABLE", "cut"));
+    await Promise.all(asked);
   });
 
   it("lets nothing through to a reader that was told that the session has ended", async () => {

@@ -41,11 +41,21 @@ export function guestAvailable() {
  * @param {string} options.out a folder for what it writes; it also holds the guest's own files
  * @param {number} options.timeoutMs
  * @param {Record<string, string>} [options.env] of the command
+ * @param {number} [options.memoryBytes] of the guest; 2 GiB if not given
  * @param {number} [options.diskBytes] have the export and the guest's $TMPDIR on a disk of that size, not in its memory: a sparse file of the host
  * @param {(line: string) => void} [options.onLine] hears of each line of output at once
  * @returns {Promise<{code: number, output: string}>} code of the command; 124: it took too long; 125: the guest ended before it
  */
-export async function runInGuest({ command, folder, out, timeoutMs, env = {}, diskBytes, onLine }) {
+export async function runInGuest({
+  command,
+  folder,
+  out,
+  timeoutMs,
+  env = {},
+  memoryBytes = MEMORY_BYTES,
+  diskBytes,
+  onLine,
+}) {
   mkdirSync(out, { recursive: true });
   writeFileSync(join(out, "command"), command.map(quoted).join(" "));
   writeFileSync(join(out, "folder"), folder);
@@ -61,7 +71,7 @@ export async function runInGuest({ command, folder, out, timeoutMs, env = {}, di
   try {
     const disk = diskBytes === undefined ? undefined : join(state, "disk");
     if (disk !== undefined) makeSparse(disk, diskBytes);
-    const { output, timedOut } = await boot({ out, state, disk, timeoutMs, onLine });
+    const { output, timedOut } = await boot({ out, state, memoryBytes, disk, timeoutMs, onLine });
     if (existsSync(exitCode)) return { code: Number(readFileSync(exitCode, "utf8")), output };
     return { code: timedOut ? 124 : 125, output };
   } finally {
@@ -74,9 +84,9 @@ function makeSparse(path, bytes) {
   truncateSync(path, bytes);
 }
 
-function boot({ out, state, disk, timeoutMs, onLine }) {
+function boot({ out, state, memoryBytes, disk, timeoutMs, onLine }) {
   const args = [
-    `mem=${MEMORY_BYTES / 2 ** 20}M`,
+    `mem=${memoryBytes / 2 ** 20}M`,
     ...["rootfstype=hostfs", "rootflags=/", "ro", "con=null", "con0=null,fd:1", "ssl=null", "quiet", "loglevel=3"],
     ...["umid=guest", `uml_dir=${state}`, `init=${INIT}`, `GUEST_OUT=${out}`],
     ...(disk === undefined ? [] : [`ubd0=${disk}`, "GUEST_DISK=yes"]),
@@ -84,7 +94,7 @@ function boot({ out, state, disk, timeoutMs, onLine }) {
   const guest = spawn("linux.uml", args, {
     stdio: ["ignore", "pipe", "ignore"],
     detached: true, // its processes are ended as one group
-    env: { ...process.env, TMPDIR: memoryFolder(state) },
+    env: { ...process.env, TMPDIR: memoryFolder(state, memoryBytes) },
   });
   let output = "";
   let rest = "";
@@ -116,10 +126,10 @@ function boot({ out, state, disk, timeoutMs, onLine }) {
 }
 
 /** Where the guest's memory is: a file that is written all the time. */
-function memoryFolder(otherwise) {
+function memoryFolder(otherwise, bytes) {
   if (!existsSync("/dev/shm")) return otherwise;
   const { bavail, bsize } = statfsSync("/dev/shm");
-  return bavail * bsize > MEMORY_BYTES ? "/dev/shm" : otherwise;
+  return bavail * bsize > bytes ? "/dev/shm" : otherwise;
 }
 
 function killGroup({ pid }) {

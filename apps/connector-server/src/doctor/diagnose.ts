@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { probeS3, type S3Config } from "@kvferry/backend-s3";
 import { type Finding, KvferryError, toKvferryError } from "@kvferry/core";
 import type { S3TierConfig } from "../storage/tier-config.js";
@@ -8,6 +9,8 @@ import type { Diagnosis } from "./report.js";
 import { suggestTier } from "./suggest-tier.js";
 
 const S3 = "s3://";
+/** What `kvferry copy` takes, and the doctor does not. */
+const OTHER_PLACE = /^(s3|sftp|posix|nfs|parallel-fs|nvme):/;
 
 export interface DiagnoseOptions extends Omit<FolderProbeOptions, "folder"> {
   /** A folder, or `s3://bucket/prefix`. */
@@ -22,11 +25,20 @@ export interface DiagnoseOptions extends Omit<FolderProbeOptions, "folder"> {
 export async function diagnose(options: DiagnoseOptions): Promise<Diagnosis> {
   const { target } = options;
   try {
-    return target.startsWith(S3) ? await diagnoseS3(options) : await diagnoseFolder(options);
+    if (target.startsWith(S3)) return await diagnoseS3(options);
+    if (OTHER_PLACE.test(target) && !existsSync(target)) throw notAPlace(target);
+    return await diagnoseFolder(options);
   } catch (thrown) {
     if (options.signal?.aborted) throw new KvferryError("ABORTED", "interrupted", { operation: "doctor" });
     return { target, facts: undefined, findings: [failure(toKvferryError(thrown, "doctor"))], tier: undefined };
   }
+}
+
+function notAPlace(target: string): KvferryError {
+  const words = target.startsWith("sftp:")
+    ? "the doctor does not look at hosts over SFTP; `kvferry copy FOLDER sftp:… --dry-run` shows whether this one lets us in"
+    : "the doctor takes folders by their paths, and s3://BUCKET/PREFIX";
+  return new KvferryError("CONFIG_INVALID", words, { operation: "doctor", context: { field: "places", target } });
 }
 
 async function diagnoseFolder(options: DiagnoseOptions): Promise<Diagnosis> {

@@ -1,0 +1,70 @@
+"""How long the tier's calls hold the scheduler where no clock tells a thread's CPU time (in User-Mode Linux it counts in ticks of 10 ms).
+
+Every call is followed by a control, which has nothing to do with the tier: it computes as long as the call did, but at most a millisecond,
+and waits for nobody as long as the call had asked to. What a busy machine does to the one it does to the other as often.
+"""
+
+import select
+import time
+
+from held import CALL_S_MAX, HeldTimer
+
+COMPUTED_S_MAX = 0.001
+CALIBRATION_LOOPS = 2000
+
+
+class ControlledCalls:
+    """The wall time of a tier's calls, and of as many controls."""
+
+    def __init__(self, tier, methods):
+        self._timer = HeldTimer()  # for what the client asks to wait
+        self._poller = select.poll()
+        self._loop_s = min(_timed(lambda: _compute(CALIBRATION_LOOPS)) for _ in range(50)) / CALIBRATION_LOOPS
+        self._clear()
+        for name in methods:
+            setattr(tier, name, self._controlled(name, getattr(tier, name)))
+
+    def _clear(self):
+        self.slow, self.slowest, self.count = [], 0.0, 0
+        self.control_slow, self.control_slowest = 0, 0.0
+
+    def _controlled(self, name, method):
+        def controlled(*arguments, **named):
+            asked = self._timer.asked
+            started = time.perf_counter()
+            try:
+                return method(*arguments, **named)
+            finally:
+                seconds = time.perf_counter() - started
+                self._count(name, seconds, self._timer.asked - asked)
+
+        return controlled
+
+    def _count(self, name, seconds, asked):
+        control = _timed(lambda: self._control(seconds, asked))
+        self.count += 1
+        self.slowest, self.control_slowest = max(self.slowest, seconds), max(self.control_slowest, control)
+        self.control_slow += control > CALL_S_MAX
+        if seconds > CALL_S_MAX:
+            self.slow.append({"method": name, "seconds": seconds, "asked": asked})
+
+    def _control(self, seconds, asked):
+        if asked > 0:
+            self._poller.poll(asked * 1000)
+        _compute(int(max(0.0, min(seconds - asked, COMPUTED_S_MAX)) / self._loop_s))
+
+    def take(self):
+        taken = {name: getattr(self, name) for name in ("slow", "slowest", "count", "control_slow", "control_slowest")}
+        self._clear()
+        return taken
+
+
+def _compute(loops):
+    for _ in range(loops):
+        pass
+
+
+def _timed(call):
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
