@@ -17,7 +17,18 @@ import {
   storeChunks,
   type TestEngine,
 } from "./direct-helpers.js";
-import { connect, fill, openDescriptors, randomKeys, range, serve, type TestServer, until } from "./helpers.js";
+import {
+  connect,
+  fill,
+  namespace,
+  openDescriptors,
+  RawClient,
+  randomKeys,
+  range,
+  serve,
+  type TestServer,
+  until,
+} from "./helpers.js";
 
 const TIMEOUT_MS = 120_000;
 
@@ -227,6 +238,29 @@ describe("an engine in direct mode", { timeout: TIMEOUT_MS }, () => {
     expect(await metricOf(served, "kvferry_direct_staging_slots_used")).toBe(0);
     expect(await metricOf(served, "kvferry_direct_tickets")).toBe(0);
     expect(await storeChunks(engine, more)).toEqual(all(10, Outcome.STORED));
+  });
+
+  it("is not charged with blocks that were brought for a connection that had ended before the answer", async () => {
+    const keys = randomKeys(50);
+    const served = await serveStored(keys);
+    const engine = await connectEngine(served.socket, 1);
+    const { client } = await connectScheduler(engine.identity, { workers: 1 });
+    const raw = new RawClient(served.socket);
+    const { parts, partBytes, keyBytes, blockBytes } = engine.identity;
+    raw.send({
+      ...{ t: "hello", version: 1, client: { name: "raw", version: "1", instance: "a" }, namespace, keyBytes },
+      ...{ blockBytes, vllmFs: null, events: false },
+      direct: { role: "scheduler", engine: engine.identity.engine, parts, partBytes, workers: 1 },
+    });
+    await raw.next("welcome");
+    const sessions = (await served.server.status()).sessions.length;
+    raw.send({ t: "hold", id: 1, keys: keys.bytes });
+    raw.connection.close();
+    await until(async () => (await served.server.status()).sessions.length === sessions - 1, 20_000);
+    expect(await metricOf(served, 'kvferry_direct_hold_blocks_total{source="tier",outcome="loaded"}')).toBe(50);
+    expect(await metricOf(served, "kvferry_direct_held_blocks")).toBe(0);
+    expect([...(await client.hold(keys)).outcomes]).toEqual(all(50, Outcome.LOADED));
+    expect(await metricOf(served, "kvferry_direct_held_blocks")).toBe(50);
   });
 
   it("finds its holds when its scheduler has connected again, and releases them", async () => {
