@@ -444,7 +444,7 @@ export type DeviceMemory =
       readonly memories: readonly { readonly address: number; readonly bytes: number }[];
     }
   | {
-      /** Shared memory that is mapped here. */
+      /** Shared memory that is mapped here; held until the device is closed. */
       readonly kind: "region";
       readonly memories: readonly MappedRegion[];
     }

@@ -1,6 +1,7 @@
 /** Another process with memory of its own, which tests can look into by another way than the one under test. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { type MappedRegion, mapRegionPath } from "../src/index.js";
 import { addonPath } from "./helpers.js";
 
@@ -39,14 +40,24 @@ export async function startPeer(bytes: number): Promise<Peer> {
   return { pid: child.pid as number, address, memory, kill: () => killed(child) };
 }
 
-/** A process that is quick to start, and its stack: memory of about 130 KiB that it does not miss. */
-export async function startSleeper(): Promise<Omit<Peer, "memory"> & { readonly bytes: number }> {
-  const { readFile } = await import("node:fs/promises");
+/** A process that is quick to start, and its stack: memory of about 130 KiB that it does not miss. Below it there is memory that is not mapped, down to `lowest`, where its own
+ * code begins. */
+export interface Sleeper extends Omit<Peer, "memory"> {
+  readonly bytes: number;
+  readonly lowest: number;
+}
+
+export async function startSleeper(): Promise<Sleeper> {
   const child = spawn("sleep", ["600"], { stdio: "ignore" });
   await once(child, "spawn");
-  const maps = await readFile(`/proc/${child.pid}/maps`, "latin1");
-  const [start, end] = (/^([0-9a-f]+)-([0-9a-f]+) .*\[stack\]$/m.exec(maps) as RegExpExecArray)
-    .slice(1, 3)
-    .map((text) => Number.parseInt(text, 16)) as [number, number];
-  return { pid: child.pid as number, address: start, bytes: end - start, kill: () => killed(child) };
+  const maps = readFileSync(`/proc/${child.pid}/maps`, "latin1");
+  const [address, end] = ends(maps.split("\n").find((line) => line.endsWith("[stack]")));
+  const [lowest] = ends(maps);
+  return { pid: child.pid as number, address, bytes: end - address, lowest, kill: () => killed(child) };
+}
+
+/** Of the mapping that a line of /proc/PID/maps is about. */
+function ends(line: string | undefined): [number, number] {
+  const [start = "", end = ""] = line?.split(" ")[0]?.split("-") ?? [];
+  return [Number.parseInt(start, 16), Number.parseInt(end, 16)];
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { connectUnix } from "@kvferry/native";
 import { build } from "tsup";
@@ -8,19 +8,21 @@ import { onTestFinished } from "vitest";
 import { until } from "./helpers.js";
 
 const packageFolder = join(dirname(fileURLToPath(import.meta.url)), "..");
-let bundled: Promise<string> | undefined;
+const bundled: Map<string, Promise<string>> = new Map();
 
-/** The command, bundled from the sources. Only the data plane must have been built. */
-function commandLine(): Promise<string> {
-  bundled ??= bundleCommand();
-  return bundled;
+/** A program of this package, bundled from the sources. Only the data plane must have been built.
+ * @param entry path in the package. */
+export function programOf(entry: string): Promise<string> {
+  const known = bundled.get(entry) ?? bundle(entry);
+  bundled.set(entry, known);
+  return known;
 }
 
-async function bundleCommand(): Promise<string> {
-  const name = `cli-${process.pid}`;
+async function bundle(entry: string): Promise<string> {
+  const name = `${basename(entry, ".ts")}-${process.pid}`;
   const outDir = join(packageFolder, "build"); // a sibling of src: package.json and the schema are where they are looked for
   await build({
-    entry: { [name]: join(packageFolder, "src/cli.ts") },
+    entry: { [name]: join(packageFolder, entry) },
     outDir,
     config: false,
     format: "esm",
@@ -69,7 +71,7 @@ export async function start(
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
 ): Promise<{ child: ChildProcess; finished: Promise<Finished> }> {
-  const child = spawn(process.execPath, [await commandLine(), ...args], {
+  const child = spawn(process.execPath, [await programOf("src/cli.ts"), ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
   });

@@ -173,6 +173,38 @@ export async function connectWorker(
   return { client, pages: new WorkerPages(region, part), arenaFd: client.arenaFd };
 }
 
+export interface TestEngine {
+  readonly identity: EngineIdentity;
+  readonly scheduler: TestScheduler;
+  readonly workers: readonly TestWorker[];
+}
+
+/** An engine with all of its workers, or with the first ones. */
+export async function connectEngine(socket: string, workers: number = PARTS): Promise<TestEngine> {
+  const identity = newEngine(socket);
+  const scheduler = await connectScheduler(identity, { workers });
+  const connected: TestWorker[] = [];
+  for (let part = 0; part < workers; part++) connected.push(await connectWorker(identity, part));
+  return { identity, scheduler, workers: connected };
+}
+
+let tickets = 1000; // tests have small ones of their own
+
+/** Stores chunks by all workers; their outcomes. */
+export async function storeChunks({ scheduler, workers }: TestEngine, keys: KeyBatch): Promise<number[]> {
+  tickets++;
+  const ticket = tickets;
+  await Promise.all(workers.map(({ client, pages }) => client.gather(ticket, pages.fill(keys))));
+  return scheduler.outcomesOf(ticket);
+}
+
+/** One sample of a metric. */
+export async function metricOf({ server }: TestServer, sample: string): Promise<number | undefined> {
+  const lines = (await server.metrics()).split("\n");
+  const line = lines.find((each) => each.startsWith(`${sample} `));
+  return line === undefined ? undefined : Number(line.slice(sample.length + 1));
+}
+
 /** Bytes that follow from a key and a part. */
 export function partPattern(keys: KeyBatch, index: number, part: number): Buffer {
   return Buffer.alloc(PART_BYTES, Buffer.concat([keyAt(keys, index), Buffer.of(part, 0x5a)]));

@@ -23,8 +23,9 @@ struct Element {
     return value.As<Napi::Object>();
   }
   uint64_t number(const char* field, uint64_t max) const {
+    const Napi::Value given = object().Get(field);
     try {
-      return wholeNumber(object().Get(field), field, max);
+      return wholeNumber(given, field, max);
     } catch (const Error& error) {
       throw Error(error.code, name + "." + error.what(), 0, {}, name + "." + field);
     }

@@ -46,6 +46,10 @@ function summary(status: ServerStatus): string {
       ),
       ...(Object.values(misses).some((count) => count > 0) ? [`  misses   ${counted(misses)}`] : []),
     ]),
+    ...status.direct.map(
+      ({ engine, workers, parts, heldBlocks }) =>
+        `direct     ${engine}: ${workers} workers connected, ${parts} parts a chunk, ${heldBlocks} blocks held`,
+    ),
     ...(status.warm === undefined ? [] : [`warming    ${warmText(status.warm)}`]),
     ...status.counters.map(({ operation, requests, failed, keys }) => {
       const outcomes = counted(keys);
