@@ -23,6 +23,10 @@ ANSWER_S_MAX = 1200
 CHUNK_TOKENS = 64
 
 
+# More workers than cores would be bound to the same ones.
+TP_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
 class Server:
     """`kvferry serve`, with the tiers of one host."""
 
@@ -70,9 +74,9 @@ class Server:
 class EngineProcess:
     """`engine_process.py`. Calls wait for the answer."""
 
-    def __init__(self, tier, version=None, kind="llama", with_control=False):
+    def __init__(self, storage, version=None, kind="llama", tp=1, with_control=False):
         model = Path(tempfile.gettempdir()) / f"kvferry-engine-test-{os.getuid()}-{kind}"
-        options = json.dumps({"tier": tier, "model": str(model), "kind": kind, "with_control": with_control})
+        options = json.dumps({**storage, "model": str(model), "kind": kind, "tp": tp, "with_control": with_control})
         path = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
         if version is not None:
             overlay = OVERLAYS / f"vllm-{version}"
@@ -83,7 +87,7 @@ class EngineProcess:
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "engine_process.py"), options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, bufsize=1,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **({} if tp == 1 else TP_ENVIRONMENT)},
         )  # fmt: skip
 
     def ready(self):
@@ -133,6 +137,13 @@ class TieredStorage(PosixStorage):
         memory = {"backend": "memory", "capacity": "256MiB"}
         drive = {"backend": "nvme", "path": str(self.data / f"nvme-{host}"), "capacity": "1GiB"}
         return [memory, drive, {"backend": "posix", "root": str(self.data / "posix")}]
+
+
+class MemoryStorage(PosixStorage):
+    """Memory for each host, over a folder that all share."""
+
+    def tiers(self, host):
+        return [{"backend": "memory", "capacity": "256MiB"}, {"backend": "posix", "root": str(self.data)}]
 
 
 class S3Storage:
@@ -190,9 +201,12 @@ def fuse():
 
 
 LONG = os.environ.get("KVFERRY_LONG") == "1"
-STORAGES = {"posix": PosixStorage, "memory-nvme-posix": TieredStorage, "s3": S3Storage}
+STORAGES = {"posix": PosixStorage, "memory-nvme-posix": TieredStorage, "s3": S3Storage, "memory-posix": MemoryStorage}
+# Direct mode needs memory first.
+CASES = [("tier", "posix"), ("tier", "memory-nvme-posix"), ("tier", "s3"), ("direct", "memory-nvme-posix"), ("direct", "memory-posix")]
 if LONG:
     STORAGES["memory-sftp"] = SftpStorage
+    CASES += [("tier", "memory-sftp"), ("direct", "memory-sftp")]
 # What a storage needs besides a folder: the fixture's name.
 SERVICES = {"s3": "s3", "memory-sftp": "sshd"}
 
@@ -226,7 +240,7 @@ def servers():
 
 @pytest.fixture(scope="module")
 def engines():
-    """`start(tier, version=None, kind="llama") -> EngineProcess`; killed at the end."""
+    """`start(storage, version=None, kind="llama", tp=1, with_control=False) -> EngineProcess`; killed at the end."""
     made = []
 
     def start(*arguments, **options):
@@ -238,9 +252,11 @@ def engines():
         engine.kill()
 
 
-def kvferry(server, **options):
-    """The tier's configuration for this server."""
-    return {"type": "KvferryTier", "module_path": "kvferry_vllm", "socket": server.socket, **options}
+def kvferry(server, mode="tier", **options):
+    """The configuration for this server: of the tier, or of direct mode."""
+    # A busy machine answers late, and a late answer is a miss: not what these tests are about.
+    options = {"socket": server.socket, "lookup_deadline_ms": 20_000, **options}
+    return {"direct": options} if mode == "direct" else {"tier": {"type": "KvferryTier", "module_path": "kvferry_vllm", **options}}
 
 
 def full_chunks(prompts):

@@ -1,23 +1,23 @@
 """The same tokens and every full chunk from the cache: after a restart, beside each other, through two servers, on each storage."""
 
 import pytest
-from conftest import STORAGES, cached, full_chunks, kvferry, tokens
+from conftest import CASES, cached, full_chunks, kvferry, tokens
 
 PROMPTS = [[0, 1610], [1, 1000], [2, 700]]
 
 
-pytestmark = pytest.mark.parametrize("storage", list(STORAGES), indirect=True, scope="module")
+pytestmark = pytest.mark.parametrize(("mode", "storage"), CASES, indirect=["storage"], scope="module")
 
 
 @pytest.fixture(scope="module")
-def world(storage, servers, engines):
+def world(mode, storage, servers, engines):
     """Two engines on one server. The first has filled the storage; the other has been asked nothing."""
     server = servers(storage)
-    first, beside = engines(kvferry(server)), engines(kvferry(server))
+    first, beside = engines(kvferry(server, mode)), engines(kvferry(server, mode))
     assert first.ready().startswith("0.32") and beside.ready()
     results = first.run(*PROMPTS)
     assert first("settle")["settled"]
-    return {"storage": storage, "server": server, "first": first, "beside": beside, "results": results}
+    return {"mode": mode, "storage": storage, "server": server, "first": first, "beside": beside, "results": results}
 
 
 def test_the_first_engine_finds_nothing(world):
@@ -47,7 +47,7 @@ def test_an_engine_beside_it_finds_everything(world):
 
 def test_after_a_restart_through_another_server_on_the_same_storage(world, servers, engines):
     world["first"].kill()
-    restarted = engines(kvferry(servers(world["storage"])))
+    restarted = engines(kvferry(servers(world["storage"]), world["mode"]))
     restarted.ready()
     again = restarted.run(*PROMPTS)
     assert tokens(again) == tokens(world["results"]) and cached(again) == full_chunks(PROMPTS)

@@ -13,7 +13,10 @@ class VllmFolder(PosixStorage):
 def test_each_reads_what_the_other_wrote(servers, engines, tmp_path):
     folder = tmp_path / "kv"
     server = servers(VllmFolder(folder))
-    theirs, ours = engines({"type": "fs", "root_dir": str(folder)}), engines({"type": "kvferry", "socket": server.socket})
+    theirs, ours = (
+        engines({"tier": tier})
+        for tier in ({"type": "fs", "root_dir": str(folder)}, {"type": "kvferry", "socket": server.socket})
+    )
     assert theirs.ready() and ours.ready()
     old = theirs.run(*OLD)
     assert theirs("settle")["settled"] and cached(old) == [0, 0]
