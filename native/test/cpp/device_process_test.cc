@@ -316,11 +316,11 @@ TEST(processes_killed_in_mid_copy_are_lost_and_nothing_hangs) {
   constexpr uint32_t kBlocks = 64;
   for (int round = 0; round < kRounds; round++) {
     const auto seed = static_cast<uint64_t>(round);
-    Child child(512 * kPage, seed);
+    Child child(kBlocks * kPage, seed);
     const auto device = child.device();
     const DeviceLayout layout = pagesOf(kPageBytes, kPage, child.bytes(), kBlocks);
     std::vector<uint32_t> blocks(kBlocks);
-    for (uint32_t i = 0; i < kBlocks; i++) blocks[i] = (i * 37 + static_cast<uint32_t>(round)) % 512;
+    for (uint32_t i = 0; i < kBlocks; i++) blocks[i] = (i * 37 + static_cast<uint32_t>(round)) % kBlocks;
     const auto byteAt = [&](size_t i) {
       return Child::byteAt(seed, blocks[i / kPageBytes] * kPage + i % kPageBytes);
     };
