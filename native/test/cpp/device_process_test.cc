@@ -209,6 +209,25 @@ TEST(host_memory_that_was_cut_short_is_region_gone_without_a_signal) {
   }
 }
 
+TEST(zeros_that_met_missing_pages_are_region_gone) {
+  const Scratch scratch;
+  const Child child(8192, 1);
+  const auto device = child.device();
+  const DeviceLayout layout = pagesOf(4096, 4096, child.bytes(), 2);
+  const std::string path = scratch / "host";
+  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  CHECK_EQ(ftruncate(file, 8192), 0);
+  const auto region = Region::mapPath(path, {1, 8192, 0});
+  CHECK_EQ(ftruncate(file, 4096), 0);
+  // All that comes from the process finds its place.
+  const uint32_t blocks[] = {0, kNoBlock};
+  const Part part{region->data(), 0, blocks};
+  BlockOutcome outcome;
+  copyParts(*device, layout, Direction::Gather, &part, 1, region.get(), &outcome);
+  CHECK_EQ(outcome, failed(Code::RegionGone));
+  close(file);
+}
+
 TEST(a_process_that_has_ended_is_lost) {
   Child child(8192, 1);
   const DeviceLayout layout = pagesOf(4096, 4096, child.bytes(), 2);
@@ -231,7 +250,7 @@ TEST(a_process_that_has_ended_is_lost) {
 
 TEST(a_process_that_ends_in_mid_copy_is_lost_even_if_its_bytes_came) {
   // The kernel stops in the middle of the copy, at a page of ours that is not there before we give it.
-  const auto faults = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC));
+  const auto faults = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
   if (faults < 0) SKIP("no userfaultfd for this user");
   uffdio_api api{UFFD_API, 0, 0};
   CHECK_EQ(ioctl(faults, UFFDIO_API, &api), 0);
@@ -253,6 +272,7 @@ TEST(a_process_that_ends_in_mid_copy_is_lost_even_if_its_bytes_came) {
   const int given = ioctl(faults, UFFDIO_ZEROPAGE, &page);
   copying.join();
   CHECK_EQ(stopped, 1);
+  CHECK_EQ(fault.revents, POLLIN);
   CHECK_EQ(given, 0);
   CHECK_EQ(host[17], Child::byteAt(1, 17));
   CHECK_EQ(outcome, failed(Code::DeviceLost));
@@ -296,11 +316,11 @@ TEST(processes_killed_in_mid_copy_are_lost_and_nothing_hangs) {
   constexpr uint32_t kBlocks = 64;
   for (int round = 0; round < kRounds; round++) {
     const auto seed = static_cast<uint64_t>(round);
-    Child child(512 * kPage, seed);
+    Child child(kBlocks * kPage, seed);
     const auto device = child.device();
     const DeviceLayout layout = pagesOf(kPageBytes, kPage, child.bytes(), kBlocks);
     std::vector<uint32_t> blocks(kBlocks);
-    for (uint32_t i = 0; i < kBlocks; i++) blocks[i] = (i * 37 + static_cast<uint32_t>(round)) % 512;
+    for (uint32_t i = 0; i < kBlocks; i++) blocks[i] = (i * 37 + static_cast<uint32_t>(round)) % kBlocks;
     const auto byteAt = [&](size_t i) {
       return Child::byteAt(seed, blocks[i / kPageBytes] * kPage + i % kPageBytes);
     };
