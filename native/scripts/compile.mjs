@@ -36,7 +36,17 @@ export function compile(compiler, flags, source, objects) {
   const object = join(objects, `${source.replaceAll("/", "-")}.${hash.digest("hex").slice(0, 16)}.o`);
   if (existsSync(object)) return Promise.resolve({ object });
   return new Promise((done) => {
-    const args = ["-std=c++20", ...flags, "-Isrc", "-Itest/cpp", "-c", source, "-o", `${object}.${process.pid}`];
+    const args = [
+      "-std=c++20",
+      ...flags,
+      "-Isrc",
+      "-Itest",
+      "-Itest/cpp",
+      "-c",
+      source,
+      "-o",
+      `${object}.${process.pid}`,
+    ];
     const child = spawn(compiler, args, { cwd: root, stdio: ["ignore", "ignore", "pipe"] });
     let said = "";
     child.stderr.setEncoding("utf8").on("data", (text) => {
