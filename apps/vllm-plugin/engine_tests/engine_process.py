@@ -1,6 +1,6 @@
 """A real vLLM engine that a test drives: `engine_process.py OPTIONS_JSON`, JSON commands on stdin, JSON answers on stdout.
 
-Commands: {"do": "run", "prompts": [[index, length], …]} → {"results": [{tokens, cached}]}; "reset" empties the engine's own caches, so
+Commands: {"do": "run", "prompts": [[index, length], …], "tokens": how many to make} → {"results": [{tokens, cached, seconds}]}; "reset" empties the engine's own caches, so
 that only the tier is left; "settle" steps until nothing is on its way; "calls" tells how long the tier's calls have taken;
 "stop_before_load" with a pid stops that process just before the next load is submitted; "kill_before_load" ends it; "quit".
 
@@ -153,10 +153,10 @@ class Engine:
         """Of every request so far, its keys in prefix order (since vLLM 0.31)."""
         return [[bytes(key).hex() for key in context._offload_key_positions] for context in self.contexts]
 
-    def run(self, prompts):
+    def run(self, prompts, count=8):
         from vllm import SamplingParams
 
-        sampling = SamplingParams(max_tokens=8, temperature=0, detokenize=False, ignore_eos=True)
+        sampling = SamplingParams(max_tokens=count, temperature=0, detokenize=False, ignore_eos=True)
         results = []
         for index, length in prompts:
             started = time.perf_counter()
@@ -212,7 +212,7 @@ class Engine:
     def answer(self, command):
         do = command["do"]
         if do == "run":
-            return self.run(command["prompts"])
+            return self.run(command["prompts"], command.get("tokens", 8))
         if do == "settle":
             return self.settle()
         if do == "reset":
