@@ -68,6 +68,7 @@ class World {
       partBytes: PART_BYTES,
       gather: (copies) => this.#gather(part, copies, pauseMs, fails),
       scatter: () => Promise.reject(new Error("not here")),
+      stats: () => ({ pinnedBytes: 0, unpinnedBytes: 0, unpinnedReason: "", lastError: "" }),
       close: async () => {},
     };
   }
