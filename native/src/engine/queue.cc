@@ -271,6 +271,8 @@ void WorkQueue::threadEnded() {
       ended_.notify_all();
     }
   }
+  // What it would have taken next: the others may sleep because it was the only one that might store.
+  wake_.notify_one();
   for (const auto& done : closed) done();
 }
 

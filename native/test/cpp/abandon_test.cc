@@ -293,4 +293,19 @@ TEST(abandoning_races_with_blocks_that_end) {
   end(engine);
 }
 
+TEST(a_thread_that_is_not_needed_any_more_leaves_no_work_lying) {
+  // One store at a time, so that the others sleep while it runs; its thread is replaced, and ends when it comes back.
+  AbandonableEngine engine({2, 1000}, {.stuckAfterMs = 20, .stuckThreadsMax = 1});
+  const auto stores = work(Priority::Store, 20, [&](uint32_t unit) {
+    if (unit > 0) return;
+    eventually([&] { return engine.stats().threads == 3; });
+    std::this_thread::sleep_for(100ms);  // until the new one sleeps, too
+  });
+  engine.submit(stores);
+  CHECK(stores->done.wait());
+  CHECK_EQ(stores->ran.load(), 20u);
+  eventually([&] { return engine.stats().threads == 2; });
+  end(engine);
+}
+
 }  // namespace kvferry::test
