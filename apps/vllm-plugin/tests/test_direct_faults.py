@@ -79,6 +79,24 @@ def test_a_server_killed_around_a_load(direct, direct_process, when):
     assert all(each.self_copied_blocks for each in engine.workers)
 
 
+def test_a_driver_may_go_on_copying_until_a_killed_server_has_ended(direct, direct_process, monkeypatch):
+    waits = []
+    wait = arena.Arena.server_ends_within
+
+    def spied(self, seconds):
+        waits.append((seconds, wait(self, seconds)))
+        return waits[-1][1]
+
+    monkeypatch.setattr(arena.Arena, "server_ends_within", spied)
+    server = direct_process("--die-in-scatter")
+    engine = direct(server.socket_path)
+    monkeypatch.setattr(engine.workers[0]._device, "copies_end_with_connection", False)
+    keys, before, request = filled(engine)
+    waits.clear()
+    assert_loaded(engine, keys, before, request)
+    assert waits[0] == (worker.SERVER_END_S, True)
+
+
 def test_a_server_that_died_long_ago_can_still_be_read(direct, direct_process, monkeypatch):
     monkeypatch.setattr(arena, "SELF_COPY_S", 0.05)
     server = direct_process()

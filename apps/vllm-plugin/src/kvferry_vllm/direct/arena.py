@@ -49,18 +49,19 @@ class Arena:
     @property
     def holds_are_intact(self) -> bool:
         """Whether what was held here for this engine surely still lies here. Ask after a poll of the connection."""
-        if self._server_has_ended():
+        if self.server_ends_within(0):
             return True
         if not self._is_unbroken:
             return False
         return self._is_connected or time.monotonic() - self._open_at <= SELF_COPY_S
 
-    def _server_has_ended(self) -> bool:
+    def server_ends_within(self, seconds: float) -> bool:
+        """Waits for the end of the server's process, as long as that. False too where it cannot be watched."""
         if self._watch is None:
             return False
         poller = select.poll()
         poller.register(self._watch, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(seconds * 1000))
 
     def copy_out(self, offsets: np.ndarray, chunks: Chunks, which: list[int], layout: Layout, part_at: int) -> None:
         """Copies chunks into the engine's KV tensors.

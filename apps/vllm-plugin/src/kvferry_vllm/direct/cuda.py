@@ -35,6 +35,8 @@ class CudaDevice:
         ValueError: where the engine's settings put the KV cache into memory that CUDA IPC cannot share.
     """
 
+    copies_end_with_connection = False
+
     def __init__(self, vllm_config: Any | None, driver: Any | None = None) -> None:
         reason = unshareable_reason(vllm_config, os.environ)
         if reason is not None:

@@ -25,6 +25,9 @@ class Mark(Protocol):
 
 
 class Device(Protocol):
+    copies_end_with_connection: bool
+    """Whether the end of a killed server's connection comes after the end of its copies. A driver's may still be under way then: they end with the process."""
+
     def memory(self, storages: list[torch.UntypedStorage]) -> dict[str, Any]:
         """HELLO's `memory`.
 
@@ -44,6 +47,8 @@ class Device(Protocol):
 
 class ProcessDevice:
     """Memory of this process, which the server reads and writes by cross-memory attach."""
+
+    copies_end_with_connection = True
 
     def memory(self, storages: list[torch.UntypedStorage]) -> dict[str, Any]:
         return {"kind": "process", "memories": [[each.data_ptr(), each.nbytes()] for each in storages]}

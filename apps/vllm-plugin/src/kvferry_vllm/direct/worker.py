@@ -34,6 +34,7 @@ WAIT_POLL_S = 0.05
 ARENA_WAIT_S = 15.0  # for the connection to an arena that blocks are held in
 OLD_ARENA_S = 60.0  # the scheduler needs no more than a step to notice that a server has been started again
 DROPPED_LOG_S = 60.0
+SERVER_END_S = 10.0  # a killed server's process ends soon after its connections; one that lives has ended its copies before those
 
 
 @dataclass(slots=True)
@@ -278,8 +279,10 @@ class KvferryWorker(Listener, OffloadingWorker):
         self._jobs.answered(request, message.outcomes if is_done else None, message.us if is_done else 0)
 
     def on_lost(self, requests: list[Request], reason: str) -> None:
-        """The stream has ended: the server touches nothing of ours any more."""
+        """The stream has ended: the server touches nothing of ours any more, but for what a driver does until a killed process has ended."""
         if self._arena is not None:
+            if not self._device.copies_end_with_connection and any(request.is_job for request in requests):
+                self._arena.server_ends_within(SERVER_END_S)
             self._arena.lost(self._client.open_at)
             self._arena = None
         self._jobs.fail_queued()
