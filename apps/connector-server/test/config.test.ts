@@ -35,6 +35,7 @@ limits:
   sendBufferBytesMax: 1048576
   helloTimeoutMs: 1000
   operationsMax: 4
+direct: { stagingBytes: 256MiB }
 tiers:
   - backend: memory
     capacity: 16GiB
@@ -101,6 +102,7 @@ tiers:
       socketIsDefault: false,
       http: { host: "127.0.0.1", port: 9464 },
       limits: { requestBytesMax: 2 ** 20 },
+      direct: { stagingBytes: 2 ** 28 },
       tiers: [
         { name: "memory", backend: "memory", capacityBytes: 16 * 2 ** 30, policy: "lru" },
         { name: "drive", backend: "nvme", path: "/mnt/nvme", capacityBytes: 8e11, dailyWriteBytesMax: 2 ** 40 },
@@ -120,6 +122,10 @@ tiers:
       http: { host: "127.0.0.1", port: 9464 },
       tiers: [{ backend: "posix", root: "/d/kvferry" }],
     });
+    expect(config.direct.stagingBytes).toBe(64 * 2 ** 20);
+    expect(() => resolveConfig({ direct: { stagingBytes: "5GiB" } })).toThrow(
+      expect.objectContaining({ code: "CONFIG_INVALID", context: { field: "direct.stagingBytes" } }) as never,
+    );
     expect(resolveConfig({}, {}).socket).toBe(`/tmp/kvferry-${process.getuid?.()}/kvferry.sock`);
   });
 
@@ -142,6 +148,7 @@ tiers:
     ["http: nowhere\n", "1: 'http' must match pattern"],
     ["tiers: []\n", "1: 'tiers' must NOT have fewer than 1 items"],
     ["tiers:\n  - backend: memory\n    capacity: lots\n", "3: 'tiers[0].capacity' must match pattern"],
+    ["direct:\n  stagingbytes: 1MiB\n", "2: unknown field 'direct.stagingbytes'; did you mean 'stagingBytes'?"],
     ["limits:\n  requestsMax: 0\n", "2: 'limits.requestsMax' must be >= 1"],
     ["a: [1\n", "not valid YAML"],
     ["socket: a\nsocket: b\n", "2: not valid YAML: Map keys must be unique"],

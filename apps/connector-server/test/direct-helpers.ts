@@ -16,7 +16,7 @@ import type { ServerConfig, ServerOptions } from "../src/index.js";
 import { KEY_BYTES, namespace, scratch, serve, type TestServer, until } from "./helpers.js";
 
 /** Two tensors, two blocks a chunk: a part has four pages. What is left of a block behind two parts is zeros. */
-export const PAGE_BYTES = 1024;
+const PAGE_BYTES = 1024;
 export const BLOCKS_PER_CHUNK = 2;
 const TENSORS = 2;
 export const PART_BYTES: number = PAGE_BYTES * TENSORS * BLOCKS_PER_CHUNK;
@@ -206,7 +206,7 @@ export async function metricOf({ server }: TestServer, sample: string): Promise<
 }
 
 /** Bytes that follow from a key and a part. */
-export function partPattern(keys: KeyBatch, index: number, part: number): Buffer {
+function partPattern(keys: KeyBatch, index: number, part: number): Buffer {
   return Buffer.alloc(PART_BYTES, Buffer.concat([keyAt(keys, index), Buffer.of(part, 0x5a)]));
 }
 

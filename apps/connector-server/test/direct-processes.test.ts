@@ -40,7 +40,7 @@ describe("two ranks in processes of their own", { timeout: 120_000 }, () => {
       for (const i of range(30)) expect(pages.holds(keys, i, 200), `chunk ${i}`).toBe(true);
     }
     await one.worker.kill();
-    await until(async () => (await served.server.status()).direct[0]?.workers === 1);
+    await until(async () => (await served.server.status()).direct[0]?.workers === 1, 20_000);
     expect([...(await scheduler.client.hold(keys)).outcomes]).toEqual(all(30, Outcome.FAILED));
     expect(await metricOf(served, "kvferry_direct_gathered_parts_total")).toBe(60);
     expect(await metricOf(served, "kvferry_direct_scattered_parts_total")).toBe(60);

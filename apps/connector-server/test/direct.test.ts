@@ -228,7 +228,7 @@ describe("an engine in direct mode", { timeout: TIMEOUT_MS }, () => {
     const [one, two] = workers as [(typeof workers)[0], (typeof workers)[0]];
     const more = randomKeys(10);
     const gathering = one.client.gather(1, one.pages.fill(more));
-    await until(async () => (await metricOf(served, "kvferry_direct_staging_slots_used")) === 2);
+    await until(async () => (await metricOf(served, "kvferry_direct_staging_slots_used")) === 2, 20_000);
     expect([...(await scheduler.client.hold(keys)).outcomes]).toEqual(all(2, Outcome.LOADED));
     expect([...(await gathering).outcomes]).toEqual([...all(2, Outcome.STORED), ...all(8, Outcome.DROPPED)]);
     expect(await scheduler.outcomesOf(1)).toEqual([...all(2, Outcome.FAILED), ...all(8, Outcome.DROPPED)]);
@@ -326,7 +326,7 @@ describe("an engine in direct mode", { timeout: TIMEOUT_MS }, () => {
     const waiting = client.gather(50, pages.fill(randomKeys(6))); // for slots, which the other worker's part would free
     await client.ping();
     const closing = served.server.close();
-    await until(() => !engine.scheduler.client.connected);
+    await until(() => !engine.scheduler.client.connected, 20_000);
     await expect(client.gather(51, pages.fill(keys))).rejects.toMatchObject({ code: "UNAVAILABLE" });
     expect([...(await client.scatter(pages.chunks(keys, 50))).outcomes]).toEqual(all(2, Outcome.LOADED));
     expect(pages.holds(keys, 1, 50)).toBe(true);
