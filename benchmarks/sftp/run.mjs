@@ -17,7 +17,7 @@ const KIBIBYTE = 1024;
 
 const HELP = `Usage: npm run bench:sftp -- [options]
 
-  --rounds N        rounds that are reported (default 5; one more before them is not)
+  --rounds N        rounds that are reported (default 11; one more before them is not)
   --mebibytes N     bytes of a phase (default 128)
   --blocks LIST     KiB a block (default 256,1024,4096)
   --help            this text
@@ -31,7 +31,7 @@ Writes benchmarks/results/sftp.json. Only ratios within one run mean anything; c
 `;
 const { values: flags } = parseArgs({
   options: {
-    rounds: { type: "string", default: "5" },
+    rounds: { type: "string", default: "11" },
     mebibytes: { type: "string", default: "128" },
     blocks: { type: "string", default: "256,1024,4096" },
     help: { type: "boolean", default: false },
