@@ -289,7 +289,7 @@ def test_keys_of_another_size_are_said_in_a_new_hello(direct, direct_server):
     engine = direct(direct_server.path)
     short = keys_of(2, key_bytes=20)
     before = engine.pages(0, range(4))
-    wait_for(lambda: (engine.step(), engine.store(short, engine.blocks(list(range(4)))), short[0] in direct_server.blocks)[2])
+    wait_for(lambda: (engine.step(), engine.store(short, engine.blocks(list(range(4)))), short[0] in direct_server.blocks)[2], 30)
     engine.wipe()
     request = engine.request(short)
     wait_for(lambda: engine.settle(short, request) == [HIT, HIT])
