@@ -252,3 +252,26 @@ def test_nothing_is_sent_before_the_gpu_has_come_to_it(direct, direct_server):
 def test_a_kind_of_device_that_the_server_does_not_reach_is_refused():
     with pytest.raises(ValueError, match="'xpu'"):
         devices.device_of("xpu", None)
+
+
+def test_what_was_held_twice_is_given_back_twice():
+    """The server did not answer, nobody waited any more, another request asked again, and then both answers came."""
+    from kvferry_vllm import wire
+    from kvferry_vllm.direct.holds import Holds
+
+    questions, released = iter((1, 2)), []
+    holds = Holds(lambda keys: next(questions), lambda keys: released.extend(keys) or True, lambda *_: None, 1.0)
+    holds.ready("i", 8)
+    holds.want("first", [b"k"])
+    holds.send()
+    holds.give_up()
+    holds.want("second", [b"k"])
+    holds.send()
+    for question in (1, 2):
+        holds.answered(question, wire.Held(question, bytes([wire.LOADED]), b"\0", bytes(8), 0))
+    holds.flush()
+    assert released == [b"k"] and holds.of("second").held and not holds.of("first").held
+    holds.finish("first")
+    holds.finish("second")
+    holds.flush()
+    assert released == [b"k", b"k"] and holds.held_count == holds.released_count == 2
