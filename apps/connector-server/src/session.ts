@@ -20,6 +20,7 @@ import type { Throttle } from "./log.js";
 import type { ServerMetrics } from "./metrics.js";
 import type { NamespacePool } from "./namespaces.js";
 import type { OpenedSession, SessionLink } from "./opened-session.js";
+import { handleRequest } from "./requests/session-requests.js";
 import { openTierSession } from "./tier-session.js";
 import { answerWarm } from "./warm/answer-warm.js";
 import type { Warmer } from "./warm/warmer.js";
@@ -205,8 +206,8 @@ export class Session {
         void this.#greet(message);
       } else if (message.t === "hello" || message.t === "warm") {
         throw new KvferryError("PROTOCOL", `'${message.t}' came after HELLO`);
-      } else {
-        this.#opened?.requests.handle(message);
+      } else if (this.#opened !== undefined) {
+        handleRequest(this.#opened.requests, message);
       }
     }
     if (this.#state === "opening" && this.#decoder.bufferedBytes > FRAME_BYTES_MAX_BEFORE_HELLO) {

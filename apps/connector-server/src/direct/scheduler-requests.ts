@@ -26,12 +26,6 @@ export class SchedulerRequests implements SessionRequests {
 
   handle(message: RequestMessage): void {
     switch (message.t) {
-      case "ping":
-        this.book.pong(message.id);
-        return;
-      case "cancel":
-        this.book.cancel(message.target);
-        return;
       case "lookup":
         this.#lookups.handle(message);
         return;

@@ -24,12 +24,6 @@ export class WorkerRequests implements SessionRequests {
 
   handle(message: RequestMessage): void {
     switch (message.t) {
-      case "ping":
-        this.book.pong(message.id);
-        return;
-      case "cancel":
-        this.book.cancel(message.target);
-        return;
       case "gather":
       case "scatter": {
         const { id, t: operation, keys, groups, blocks } = message;
