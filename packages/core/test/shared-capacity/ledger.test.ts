@@ -52,9 +52,9 @@ describe("the capacity of servers that pause, crash and find damaged files", () 
 /** So much time passes, with nothing stored, that a crashed process on another host counts as ended: what it held may have been unknown until then. */
 async function silence(world: World): Promise<void> {
   world.storing = false;
-  for (let passedMs = 0; passedMs < 7 * 60 * 1000; passedMs += 1500) {
+  for (let passedMs = 0; passedMs < 7 * 60 * 1000; passedMs += 500) {
     await calm(world, 60, () => false);
-    world.pass(1500);
+    world.pass(500);
   }
   world.storing = true;
 }

@@ -23,6 +23,8 @@ const KEY_BYTES = 8;
 export const FILE_BYTES = 8192;
 const LEAVES = 3;
 const STEP_MS_MAX = 4;
+/** A task that seldom has something to do gets its turn so much less often. */
+const SELDOM = 0.1;
 
 /** A generator of numbers below 1 (mulberry32). */
 function randomOf(seed: number): () => number {
@@ -169,7 +171,7 @@ export class World {
     if (open.length === 0) return false;
     const any = (): Step => open[Math.floor(this.random() * open.length)] as Step;
     let step = any();
-    for (let i = 0; i < 10 && step.isPause; i++) step = any();
+    while (step.isPause && this.random() >= SELDOM) step = any();
     this.#pending.splice(this.#pending.indexOf(step), 1);
     this.nowMs += this.random() * STEP_MS_MAX;
     step.run();
@@ -228,7 +230,7 @@ export class Process {
     });
     void this.#repeat(() => this.#memberTurn());
     void this.#repeat(() => this.#leaderTurn());
-    void this.#repeat(() => this.lease.renew(), world.kind === "objects");
+    void this.#repeat(() => this.lease.renew());
     for (const [name, { tenant }] of world.shelves) {
       if (world.kind === "files") void this.#repeat(() => this.#store(name, tenant));
       else {
