@@ -211,13 +211,17 @@ if LONG:
 SERVICES = {"s3": "s3", "memory-sftp": "sshd"}
 
 
-@pytest.fixture(scope="module")
-def storage(request, tmp_path_factory):
-    """What the module's tests keep their blocks in: the fixture's parameter, by name; else a folder."""
-    name = getattr(request, "param", "posix")
+def storage_of(name, request, tmp_path_factory):
+    """An empty storage."""
     data = tmp_path_factory.mktemp("data")
     service = SERVICES.get(name)
     return STORAGES[name](data, *([] if service is None else [request.getfixturevalue(service)]))
+
+
+@pytest.fixture(scope="module")
+def storage(request, tmp_path_factory):
+    """What the module's tests keep their blocks in: the fixture's parameter, by name; else a folder."""
+    return storage_of(getattr(request, "param", "posix"), request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

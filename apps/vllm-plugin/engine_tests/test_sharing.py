@@ -1,17 +1,20 @@
 """The same tokens and every full chunk from the cache: after a restart, beside each other, through two servers, on each storage."""
 
 import pytest
-from conftest import CASES, cached, full_chunks, kvferry, tokens
+from conftest import CASES, cached, full_chunks, kvferry, storage_of, tokens
 
 PROMPTS = [[0, 1610], [1, 1000], [2, 700]]
 
 
-pytestmark = pytest.mark.parametrize(("mode", "storage"), CASES, indirect=["storage"], scope="module")
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def world(mode, storage, servers, engines):
+def world(case, servers, engines, request, tmp_path_factory):
     """Two engines on one server. The first has filled the storage; the other has been asked nothing."""
+    mode, storage = case[0], storage_of(case[1], request, tmp_path_factory)
     server = servers(storage)
     first, beside = engines(kvferry(server, mode)), engines(kvferry(server, mode))
     assert first.ready().startswith("0.32") and beside.ready()

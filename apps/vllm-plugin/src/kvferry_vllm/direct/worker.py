@@ -300,8 +300,9 @@ class KvferryWorker(Listener, OffloadingWorker):
                 self._arenas.pop(instance).close()
 
     def _change_key_bytes(self, key_bytes: int) -> None:
-        """As the scheduler's connection does it."""
+        """As the scheduler's connection does it. Waits as at the start: what is dropped meanwhile, the scheduler would take to be under way."""
         self._key_bytes = key_bytes
         self._client.restart()
         self._client.start({**self._hello, "keyBytes": key_bytes})
+        wait_for_welcome(self._client, STARTUP_WAIT_S)
 
