@@ -18,7 +18,6 @@ import { type NvmeDriveConfig, resolveDriveConfig } from "./config.js";
 import { type NvmeDrive, openNvmeDrive } from "./drive.js";
 import { nvmeManifest } from "./manifest.js";
 import { RowState, type Shelf, type ShelfUser } from "./shelf.js";
-import { describeNamespace } from "./stored-namespaces.js";
 
 /** A drive that is open already and stays so, shared by the backends of all namespaces; or the settings of one that this backend
  * opens and closes. */
@@ -56,7 +55,7 @@ export class NvmeBackend extends OffloadBackend implements EvictionSource {
     const { logger, clock } = context;
     this.#drive = "drive" in this.#config ? this.#config.drive : await openNvmeDrive(this.#config, { logger, clock });
     this.#shelf = this.#drive.attach(context, this.#user);
-    await describeNamespace(this.#drive.config, context).catch((err: unknown) => {
+    await this.#drive.describe(context).catch((err: unknown) => {
       logger.warn({ err }, "could not write down whose blocks these are: tools will not find them");
     });
   }

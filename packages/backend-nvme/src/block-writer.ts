@@ -27,7 +27,7 @@ import {
   type SegmentNamespace,
 } from "@kvferry/native";
 import { unlessAborted } from "./abort.js";
-import { encodeTombstones, META_PAGE_BYTES, metaKeys, TOMBSTONES, WEAR } from "./meta-records.js";
+import { encodeTombstones, META_PAGE_BYTES, metaKeys, NAMESPACES, TOMBSTONES, WEAR } from "./meta-records.js";
 import type { Room, SegmentLog } from "./segment-log.js";
 import type { SegmentTable } from "./segment-table.js";
 import { type SequenceSource, timeOf } from "./sequence.js";
@@ -120,6 +120,16 @@ export class BlockWriter {
     const page = new Uint8Array(META_PAGE_BYTES);
     this.#parts.wear.encode(page);
     await this.#appendPages(WEAR, room, page);
+  }
+
+  /** Writes a namespace's record down if the open segment has room for all of it and so many bytes besides. */
+  async writeNamespace(pages: Uint8Array, leaveBytes: number): Promise<void> {
+    const { log } = this.#parts;
+    const count = pages.length / META_PAGE_BYTES;
+    const room = log.tryReserve(NAMESPACES, count, { leaveBytes });
+    if (room === undefined) return;
+    if (room.blocks === count) await this.#appendPages(NAMESPACES, room, pages);
+    else log.release(room);
   }
 
   /** One round: writes what is missing, waits for what others write. Returns the positions that are still undecided. */
@@ -254,7 +264,7 @@ export class BlockWriter {
     const { blockBytes, keyBytes } = namespace;
     const bytes = recordBytes(room.blocks, blockBytes, keyBytes);
     const padded = room.blocks * Math.ceil(blockBytes / META_PAGE_BYTES) * META_PAGE_BYTES;
-    const isMeta = namespace === WEAR || namespace === TOMBSTONES;
+    const isMeta = namespace === WEAR || namespace === TOMBSTONES || namespace === NAMESPACES;
     if (!isMeta) wear.add("stores", padded, clock.nowMs());
     wear.add("metadata", isMeta ? bytes : bytes - padded, clock.nowMs());
     const { segment, epoch, sequence } = room;

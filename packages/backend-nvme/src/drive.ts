@@ -5,6 +5,7 @@ import {
   type BlockBatch,
   type KeyBatch,
   type KvferryError,
+  type NamespaceRecord,
   NO_ROW,
   Outcome,
   selectKeys,
@@ -33,12 +34,14 @@ import {
 import { Evictor } from "./evictor.js";
 import { Leave } from "./leave.js";
 import { META_PAGE_BYTES, shelfName, WEAR } from "./meta-records.js";
+import { encodeNamespace } from "./namespace-pages.js";
 import { openNative } from "./open-native.js";
 import { recover } from "./recovery.js";
 import { SegmentLog } from "./segment-log.js";
 import { SegmentTable } from "./segment-table.js";
 import { SequenceSource } from "./sequence.js";
 import { RowState, Shelf, type ShelfUser } from "./shelf.js";
+import { describeNamespace, storedNamespaces } from "./stored-namespaces.js";
 import { UseCounts } from "./use-counts.js";
 import { WearCounter } from "./wear.js";
 
@@ -119,6 +122,7 @@ export class NvmeDrive {
   readonly #shelves: Shelf[] = [];
   readonly #shelfByName: Map<string, Shelf> = new Map();
   readonly #noting: Set<Promise<void>> = new Set();
+  readonly #namespaces: Map<string, { readonly record: NamespaceRecord; readonly pages: Uint8Array }> = new Map();
   #blocksCorrupt = 0;
   #closing: Promise<void> | undefined;
 
@@ -134,6 +138,7 @@ export class NvmeDrive {
     const hooks = {
       opened: () => {
         this.#noteWear();
+        for (const digestHex of this.#namespaces.keys()) this.#noteNamespace(digestHex);
         this.#evictor.poke();
       },
       starved: () => {
@@ -200,6 +205,7 @@ export class NvmeDrive {
       wear: this.#wear,
       logger,
       shelfFor: (namespace, expectedBlocks) => this.#shelfFor(namespace, expectedBlocks),
+      namespace: (record) => this.#remember(record),
     });
     this.#log.resume(unsealed);
     this.#evictor.poke();
@@ -226,6 +232,21 @@ export class NvmeDrive {
     const shelf = this.#shelfFor(identity);
     shelf.users.add(user);
     return shelf;
+  }
+
+  /** Leaves the identity of a namespace on the drive, and beside it in a folder, where people and tools find it.
+   * @internal */
+  async describe(record: NamespaceRecord): Promise<void> {
+    this.#remember(record);
+    this.#noteNamespace(record.namespace.digestHex);
+    await describeNamespace(this.config, record);
+  }
+
+  /** Every namespace that may have blocks here, as far as it has left a record. */
+  async storedNamespaces(): Promise<NamespaceRecord[]> {
+    const found = new Map((await storedNamespaces(this.config.path)).map((each) => [each.namespace.digestHex, each]));
+    for (const [digestHex, { record }] of this.#namespaces) found.set(digestHex, record);
+    return [...found.values()];
   }
 
   /** @internal */
@@ -294,6 +315,25 @@ export class NvmeDrive {
     logger.warn({ path, blocks: rows.length }, "damaged blocks were found and dropped");
     shelf.announce(keys, "corrupt");
     this.#note(this.#writer.writeTombstones(shelf, keys), "damaged blocks may be found again after a restart");
+  }
+
+  #remember(record: NamespaceRecord): void {
+    const pages = encodeNamespace(record);
+    if (pages !== undefined) this.#namespaces.set(record.namespace.digestHex, { record, pages });
+  }
+
+  /** Unless nothing of the namespace is left. */
+  #noteNamespace(digestHex: string): void {
+    const known = this.#namespaces.get(digestHex);
+    if (known === undefined) return;
+    const isIts = ({ namespace }: Shelf): boolean =>
+      Buffer.compare(namespace.namespaceDigest, known.record.namespace.digest) === 0;
+    if (!this.#shelves.some((shelf) => isIts(shelf) && (shelf.users.size > 0 || shelf.blocks > 0))) return;
+    const leaveBytes = this.#largestBlockBytes();
+    this.#note(
+      this.#writer.writeNamespace(known.pages, leaveBytes),
+      "a namespace's record was not written to the drive",
+    );
   }
 
   #noteWear(): void {

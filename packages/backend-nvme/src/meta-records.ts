@@ -10,6 +10,8 @@ const DIGEST_BYTES = 32;
 export const TOMBSTONES: SegmentNamespace = metaNamespace("kvferry nvme tombstones 1");
 /** The state of the WearCounter, at the start of each segment. */
 export const WEAR: SegmentNamespace = metaNamespace("kvferry nvme wear 1");
+/** Whose the blocks are: the records of namespaces, at the start of each segment. */
+export const NAMESPACES: SegmentNamespace = metaNamespace("kvferry nvme namespaces 1");
 
 const AT = { digest: 0, keyBytes: 32, blockBytes: 36, count: 40, keys: 64 } as const;
 

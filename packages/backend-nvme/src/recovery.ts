@@ -1,4 +1,11 @@
-import { createMemoryRegion, type KeyBatch, type Logger, Outcome, packedKeys } from "@kvferry/core";
+import {
+  createMemoryRegion,
+  type KeyBatch,
+  type Logger,
+  type NamespaceRecord,
+  Outcome,
+  packedKeys,
+} from "@kvferry/core";
 import {
   driveOffset4k,
   type RecoveredDrive,
@@ -6,7 +13,16 @@ import {
   type SegmentDrive,
   segmentOf,
 } from "@kvferry/native";
-import { decodeTombstones, isSameNamespace, META_PAGE_BYTES, shelfName, TOMBSTONES, WEAR } from "./meta-records.js";
+import {
+  decodeTombstones,
+  isSameNamespace,
+  META_PAGE_BYTES,
+  NAMESPACES,
+  shelfName,
+  TOMBSTONES,
+  WEAR,
+} from "./meta-records.js";
+import { decodeNamespaces } from "./namespace-pages.js";
 import { SegmentState, type SegmentTable } from "./segment-table.js";
 import { type SequenceSource, timeOf } from "./sequence.js";
 import { RowState, type Shelf } from "./shelf.js";
@@ -23,6 +39,8 @@ export interface RecoveryParts {
   readonly logger: Logger;
   /** The shelf of a namespace, made, with room for so many blocks, if there is none. */
   shelfFor(namespace: RecoveredNamespace, expectedBlocks: number): Shelf;
+  /** Whose blocks may be on the drive; called again for a namespace that has several records, the newest last. */
+  namespace(record: NamespaceRecord): void;
 }
 
 /** Keys that were removed, and when. */
@@ -43,9 +61,10 @@ export async function recover(parts: RecoveryParts): Promise<number[]> {
   for (const { sequences: each } of found.namespaces) sequences.seen(each[each.length - 1] ?? 0);
   const meta = (namespace: typeof WEAR) => found.namespaces.find((each) => isSameNamespace(each, namespace));
   await restoreWear(parts, found, meta(WEAR));
+  await restoreNamespaces(parts, meta(NAMESPACES));
   const removals = await readRemovals(parts, meta(TOMBSTONES));
   for (const namespace of found.namespaces) {
-    if (isSameNamespace(namespace, WEAR) || isSameNamespace(namespace, TOMBSTONES)) continue;
+    if ([WEAR, TOMBSTONES, NAMESPACES].some((each) => isSameNamespace(namespace, each))) continue;
     takeBlocks(parts, namespace, removals.get(shelfName(namespace)) ?? []);
   }
   return unsealed;
@@ -92,6 +111,17 @@ async function restoreWear(
     const stateEnd = (stateEnd4k - driveOffset4k(segment, 0, drive.segmentBytes)) * META_PAGE_BYTES;
     wear.addEarlier(Math.max(0, used - stateEnd), timeOf(since));
   }
+}
+
+/** The newest segments have them all: each begins with those of all blocks. */
+async function restoreNamespaces(
+  { drive, namespace }: RecoveryParts,
+  found: RecoveredNamespace | undefined,
+): Promise<void> {
+  const count = found?.sequences.length ?? 0;
+  if (found === undefined || count === 0) return;
+  const first = Math.max(0, count - META_PAGES_MAX);
+  for (const record of decodeNamespaces(await readPages(drive, found, first, count - first))) namespace(record);
 }
 
 /** What was removed, by shelf name, in the order of time. Segments that say so must outlive what they speak of. */

@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, rename, stat, writeFile } from "node:fs/promi
 import { join } from "node:path";
 import { formatNamespaceRecord, type NamespaceRecord, parseNamespaceRecord } from "@kvferry/core";
 
-/** Beside the segments: who the digests in them are. A block device has no place for it. */
+/** Beside the segments: who the digests in them are. A block device has no place for it, only its own pages. */
 const FOLDER = "namespaces";
 
 /** Leaves the identity of a namespace where people and tools find it. */

@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { chmod, mkdir, mkdtemp, rm, stat, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type KvferryError, LookupState, Outcome } from "@kvferry/core";
+import { type KvferryError, LookupState, type Namespace, Outcome } from "@kvferry/core";
 import { afterEach, describe, expect, it } from "vitest";
 import { NvmeBackend, type NvmeDriveConfig, openNvmeDrive } from "../src/index.js";
 import { batchOf, count, keysFrom, load, namespaceOf } from "./blocks.js";
@@ -199,6 +199,37 @@ function loopDevice(file: string): string | undefined {
   }
 }
 
+describe("whose the blocks are", () => {
+  it("is known from the drive alone, however often its segments were given up, and forgotten after the last block", async () => {
+    const test = await opened();
+    const [quiet, busy] = [namespaceOf(), namespaceOf({ model: "busy" })];
+    /** After a restart, without the files beside the segments. */
+    const known = async (): Promise<string[]> => {
+      await test.close();
+      await rm(join(test.config.path, "namespaces"), { recursive: true });
+      await test.reopen();
+      return (await test.drive.storedNamespaces()).map(({ namespace }) => namespace.digestHex).sort();
+    };
+    await (await test.backend(BLOCK_BYTES, { namespace: quiet })).store(batchOf(keysFrom(0, 4), BLOCK_BYTES));
+    expect(await known()).toEqual([quiet.digestHex]);
+
+    let next = 100;
+    const store = async (namespace: Namespace, segments: number): Promise<void> => {
+      const backend = await test.backend(BLOCK_BYTES, { namespace });
+      while (test.drive.counters().segmentsEvicted < segments) {
+        await backend.store(batchOf(keysFrom(next, 16), BLOCK_BYTES));
+        next += 16;
+      }
+    };
+    await store(busy, 1);
+    await store(quiet, 20);
+    await test.backend(BLOCK_BYTES, { namespace: busy });
+    expect(await known()).toEqual([quiet.digestHex, busy.digestHex].sort());
+    await store(quiet, 20);
+    expect(await known()).toEqual([quiet.digestHex]);
+  });
+});
+
 describe("a block device", () => {
   it("is a drive like a folder, and refuses to be one where it holds something else", async (context) => {
     const folder = await newFolder();
@@ -216,6 +247,9 @@ describe("a block device", () => {
       expect(count(await load(backend, keysFrom(0, 20)), Outcome.LOADED)).toBe(before);
       await backend.store(batchOf(keysFrom(0, 20), BLOCK_BYTES));
       await backend.close();
+      expect((await drive.storedNamespaces()).map(({ namespace }) => namespace.digestHex)).toEqual([
+        namespaceOf().digestHex,
+      ]);
       await drive.close();
     }
     await writeFile(file, Buffer.alloc(8 * MIB, "something else"));

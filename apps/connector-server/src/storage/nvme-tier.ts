@@ -1,4 +1,4 @@
-import { NvmeBackend, openNvmeDrive, storedNamespaces } from "@kvferry/backend-nvme";
+import { NvmeBackend, openNvmeDrive } from "@kvferry/backend-nvme";
 import { type Logger, storedBlockBytes } from "@kvferry/core";
 import { folderProbe } from "./folder.js";
 import type { ResolvedNvmeTier } from "./tier-config.js";
@@ -16,7 +16,7 @@ export async function startNvmeTier(tier: ResolvedNvmeTier, logger: Logger): Pro
     capacityBytes: config.capacityBytes,
     createBackend: () => new NvmeBackend({ drive }),
     async namespaces() {
-      return (await storedNamespaces(config.path)).map((record) => ({ ...record, vllmFs: undefined }));
+      return (await drive.storedNamespaces()).map((record) => ({ ...record, vllmFs: undefined }));
     },
     roomBlocks(blockBytes) {
       // a segment loses a block's room to headers and to what does not fit, and one is kept free
