@@ -192,9 +192,11 @@ describe("what a copy leaves behind", { timeout: TIMEOUT_MS }, () => {
     expect(await copy(source, target)).toMatchObject({ code: 0, row: { ...NONE, listedBlocks: 28, readBytes: 0 } });
   });
 
-  for (const [kind, argument] of [
-    ["posix", (path: string) => `posix:${path}?capacity=2MiB`],
-    ["nvme", (path: string) => `nvme:${path}?capacity=3MiB&segment=131072`],
+  for (const [kind, argument, flags] of [
+    ["posix", (path: string) => `posix:${path}?capacity=2MiB`, []],
+    // for so long that the server asks for room ahead of its stores
+    ["posix, slowly,", (path: string) => `posix:${path}?capacity=2MiB`, ["--rate", "600KiB"]],
+    ["nvme", (path: string) => `nvme:${path}?capacity=3MiB&segment=131072`, []],
   ] as const) {
     it(`in a full ${kind} everything that was there before`, async () => {
       const [old, keys] = [randomKeys(20), randomKeys(200)];
@@ -205,7 +207,7 @@ describe("what a copy leaves behind", { timeout: TIMEOUT_MS }, () => {
       const whole = kind === "nvme" ? nvmeStorage(3 * 2 ** 20, path) : posixStorage(path);
       const target = { ...whole, argument: argument(path) };
       expect(await copy(before, target)).toMatchObject({ code: 0, row: { copiedBlocks: 20 } });
-      const { code, stderr, row } = await copy(source, target);
+      const { code, stderr, row } = await copy(source, target, flags);
       expect({ code, stderr, row }).toMatchObject({ code: 1, stderr: expect.stringContaining("TO is full (capacity") });
       expect(row.droppedBlocks).toBeGreaterThan(0);
       expect(row.copiedBlocks).toBeGreaterThan(20);

@@ -142,6 +142,7 @@ export { Loop } from "./shared-capacity/loop.js";
 export { type CapacityObjects, ObjectFiles } from "./shared-capacity/object-files.js";
 export { type CapacityPace, SWIFT_PACE, THRIFTY_PACE } from "./shared-capacity/pace.js";
 export { type OpenRoot, RootRegistry } from "./shared-capacity/root-registry.js";
+export { KEPT_FREE_SHARE } from "./shared-capacity/share.js";
 export { type FolderUser, type RootStatus, SharedRoot, type SharedRootOptions } from "./shared-capacity/shared-root.js";
 export { BlockLedger, type BlockLedgerOptions } from "./tiers/block-ledger.js";
 export { type CapacityConfig, CapacityLayer } from "./tiers/capacity-layer.js";

@@ -1,3 +1,4 @@
+import { KEPT_FREE_SHARE } from "@kvferry/core";
 import type { TierRuntime } from "./tier-runtime.js";
 
 /** Bytes that the blocks of a tier without `roomBlocks` can still take without others having to go; Infinity without a capacity. Opens every namespace
@@ -15,6 +16,5 @@ export async function freeBytesOf(tier: TierRuntime): Promise<number> {
       await backend.close();
     }
   }
-  const keptFreeBytes = capacityBytes / 64; // evicted ahead, so that the next store need not wait
-  return Math.max(0, capacityBytes - keptFreeBytes - usedBytes);
+  return Math.max(0, capacityBytes * (1 - KEPT_FREE_SHARE) - usedBytes);
 }

@@ -13,7 +13,7 @@ import { encodeRecords, type LogRecord, LogWriter, RecordKind } from "./log.js";
 import { MemberReader } from "./member-reader.js";
 import { evictionsName, grantName } from "./names.js";
 import type { CapacityPace } from "./pace.js";
-import { type Need, needsOf, share } from "./share.js";
+import { type Need, needsOf, RESERVE_SHARE, share } from "./share.js";
 import { sweep } from "./sweep.js";
 
 /** Least pause between recounts that look for what is unaccounted for: so many times as long as the last one took. */
@@ -22,8 +22,6 @@ const RECOUNT_PAUSE_TIMES = 10;
 const SLICE_MS = 8;
 /** Folders that are listed at once. */
 const LISTINGS_AT_ONCE = 16;
-/** While servers store, up to a 64th of the capacity is kept free for those who ask next. */
-const RESERVE_SHARE = 1 / 64;
 /** So long after someone asked for room the leader looks more often. */
 const ASKED_FOR_MS = 1000;
 

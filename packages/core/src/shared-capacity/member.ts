@@ -8,12 +8,11 @@ import type { Lease } from "./lease.js";
 import { encodeRecords, LogWriter, RecordKind } from "./log.js";
 import { grantName, logName, stateName } from "./names.js";
 import type { CapacityPace } from "./pace.js";
+import { AHEAD_SHARE } from "./share.js";
 
 /** Uses are told earlier when there are so many; and more than the second number are forgotten, half of it where only an order is told. */
 const USES_REPORT_BYTES: number = 1 << 18;
 const USES_BYTES_MAX: number = 1 << 22;
-/** At most a 32nd of the capacity, or of the tenant's quota, is held ahead by a server. */
-const AHEAD_SHARE = 1 / 32;
 
 export interface MemberOptions {
   readonly files: CapacityFiles;

@@ -1,6 +1,13 @@
 import { type Amount, exceeds, filesOf, filesThatFit, isNothing, minus } from "./amount.js";
 import type { MemberRecord } from "./ledger.js";
 
+/** At most a 32nd of the capacity, or of the tenant's quota, is held ahead by a server. */
+export const AHEAD_SHARE: number = 1 / 32;
+/** While servers store, up to a 64th of the capacity is kept free for those who ask next. */
+export const RESERVE_SHARE: number = 1 / 64;
+/** So much of a capacity a server alone may have evicted beyond what it stores: who must not evict leaves it free. */
+export const KEPT_FREE_SHARE: number = AHEAD_SHARE + RESERVE_SHARE;
+
 /** Room that a server asks for, for one tenant. */
 export interface Need {
   readonly member: MemberRecord;
