@@ -2,10 +2,12 @@
 
 Every call is followed by a control, which has nothing to do with the tier: it computes as long as the call did, but at most a millisecond,
 waits for nobody as long as the call had asked to, and wakes another process if the call did, which may take the only core at once. What a busy
-machine does to the one it does to the other as often.
+machine does to the one it does to the other as often. Still calls that do more are caught more often by a tick, so what counts as held is told
+apart from it: a call that gave up its core by itself, more often than it asked to wait, was waiting for something.
 """
 
 import contextlib
+import resource
 import select
 import socket
 import subprocess
@@ -46,7 +48,7 @@ class ControlledCalls:
             setattr(tier, name, self._controlled(name, getattr(tier, name)))
 
     def _clear(self):
-        self.slow, self.slowest, self.count = [], 0.0, 0
+        self.slow, self.held, self.slowest, self.count = [], 0, 0.0, 0
         self.control_slow, self.control_slowest = 0, 0.0
 
     def _count_sent(self):
@@ -60,23 +62,29 @@ class ControlledCalls:
 
     def _controlled(self, name, method):
         def controlled(*arguments, **named):
-            asked, sent = self._timer.asked, self._sent
+            asked, sent, gave_up = self._timer.asked, self._sent, self._gave_up()
             started = time.perf_counter()
             try:
                 return method(*arguments, **named)
             finally:
                 seconds = time.perf_counter() - started
-                self._count(name, seconds, self._timer.asked - asked, self._sent > sent)
+                waited = self._gave_up() > gave_up
+                self._count(name, seconds, self._timer.asked - asked, self._sent > sent, waited)
 
         return controlled
 
-    def _count(self, name, seconds, asked, sent):
+    def _gave_up(self):
+        """How often this thread has given up its core, but for the waits that the client asked for."""
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - self._timer.waits
+
+    def _count(self, name, seconds, asked, sent, waited):
         control = _timed(lambda: self._control(seconds, asked, sent))
         self.count += 1
         self.slowest, self.control_slowest = max(self.slowest, seconds), max(self.control_slowest, control)
         self.control_slow += control > CALL_S_MAX
         if seconds > CALL_S_MAX:
-            self.slow.append({"method": name, "seconds": seconds, "asked": asked})
+            self.slow.append({"method": name, "seconds": seconds, "asked": asked, "waited": waited})
+            self.held += waited or asked > CALL_S_MAX
 
     def _control(self, seconds, asked, sent):
         if sent:
@@ -89,7 +97,7 @@ class ControlledCalls:
         _compute(int(max(0.0, min(seconds - asked, COMPUTED_S_MAX)) / self._loop_s))
 
     def take(self):
-        taken = {name: getattr(self, name) for name in ("slow", "slowest", "count", "control_slow", "control_slowest")}
+        taken = {name: getattr(self, name) for name in ("slow", "held", "slowest", "count", "control_slow", "control_slowest")}
         self._clear()
         return taken
 
