@@ -27,7 +27,15 @@ import {
   type SegmentNamespace,
 } from "@kvferry/native";
 import { unlessAborted } from "./abort.js";
-import { encodeTombstones, META_PAGE_BYTES, metaKeys, NAMESPACES, TOMBSTONES, WEAR } from "./meta-records.js";
+import {
+  encodeTombstones,
+  META_NAMESPACES,
+  META_PAGE_BYTES,
+  metaKeys,
+  NAMESPACES,
+  TOMBSTONES,
+  WEAR,
+} from "./meta-records.js";
 import type { Room, SegmentLog } from "./segment-log.js";
 import type { SegmentTable } from "./segment-table.js";
 import { type SequenceSource, timeOf } from "./sequence.js";
@@ -264,7 +272,7 @@ export class BlockWriter {
     const { blockBytes, keyBytes } = namespace;
     const bytes = recordBytes(room.blocks, blockBytes, keyBytes);
     const padded = room.blocks * Math.ceil(blockBytes / META_PAGE_BYTES) * META_PAGE_BYTES;
-    const isMeta = namespace === WEAR || namespace === TOMBSTONES || namespace === NAMESPACES;
+    const isMeta = META_NAMESPACES.includes(namespace);
     if (!isMeta) wear.add("stores", padded, clock.nowMs());
     wear.add("metadata", isMeta ? bytes : bytes - padded, clock.nowMs());
     const { segment, epoch, sequence } = room;

@@ -12,6 +12,8 @@ export const TOMBSTONES: SegmentNamespace = metaNamespace("kvferry nvme tombston
 export const WEAR: SegmentNamespace = metaNamespace("kvferry nvme wear 1");
 /** Whose the blocks are: the records of namespaces, at the start of each segment. */
 export const NAMESPACES: SegmentNamespace = metaNamespace("kvferry nvme namespaces 1");
+/** Of none of them are there blocks that anyone has stored. */
+export const META_NAMESPACES: readonly SegmentNamespace[] = [TOMBSTONES, WEAR, NAMESPACES];
 
 const AT = { digest: 0, keyBytes: 32, blockBytes: 36, count: 40, keys: 64 } as const;
 

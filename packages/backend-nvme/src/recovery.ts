@@ -16,6 +16,7 @@ import {
 import {
   decodeTombstones,
   isSameNamespace,
+  META_NAMESPACES,
   META_PAGE_BYTES,
   NAMESPACES,
   shelfName,
@@ -64,7 +65,7 @@ export async function recover(parts: RecoveryParts): Promise<number[]> {
   await restoreNamespaces(parts, meta(NAMESPACES));
   const removals = await readRemovals(parts, meta(TOMBSTONES));
   for (const namespace of found.namespaces) {
-    if ([WEAR, TOMBSTONES, NAMESPACES].some((each) => isSameNamespace(namespace, each))) continue;
+    if (META_NAMESPACES.some((each) => isSameNamespace(namespace, each))) continue;
     takeBlocks(parts, namespace, removals.get(shelfName(namespace)) ?? []);
   }
   return unsealed;
